@@ -1,0 +1,314 @@
+"""The one configuration: dataclasses, three presets, strict overrides.
+
+Every step is a function of a `Config`. A notebook's parameters, the command line's ``--set`` and papermill's
+``overrides`` string all end in `override`, which refuses what it does not know and names the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+REPO_SLUG = "yourusername/ImageSharpening-KD"
+ROOT = Path(__file__).resolve().parents[1]  # the clone: assets/ and notebooks/ live beside kd_utils/
+
+
+class ConfigError(ValueError):
+    """An unknown key, a wrong type or a value out of range; the message names the remedy."""
+
+
+@dataclass
+class DataConfig:
+    photos: str = "samples"  # "samples" (in scikit-image), "DIV2K", a folder of photos, or a zip
+    test_photos: str = ""  # a folder or zip of test photos; empty: the source's own test split
+    valid_count: int = 10  # photos held out for validation (DIV2K: of its 800; samples: one scene)
+    test_count: int = 10  # photos held out for the test where the source has no test split of its own
+    limit: int = 0  # use only the first N training photos; 0: all
+    crop: int = 256  # side of an HR crop, in HR pixels (the student's body then sees crop/4)
+    crops_per_photo: int = 12  # training crops kept of each photo
+    valid_crops_per_photo: int = 4
+    min_std: float = 6.0  # leave out flat crops: standard deviation of Y below this, on 0..255
+    min_mean: float = 12.0  # leave out nearly black crops: mean of Y below this, on 0..255
+    test_side: int = 0  # test on the central square of at most this side (HR pixels); 0: the whole photo
+
+
+@dataclass
+class DegradeConfig:
+    profile: str = "two_order"  # "bicubic", "light", "two_order", or "mixed" (light and two_order, half each)
+
+
+@dataclass
+class LabelConfig:
+    batch: int = 16
+    input_scale: float = 1.0  # scale 1 only: resize the teacher's input by this first (0.5 or 1)
+
+
+@dataclass
+class StudentConfig:
+    size: str = "m"  # s, m or l (student.SIZES)
+    expand: int = 4  # over-parameterisation while training, times the width; 0: plain convolutions
+
+
+@dataclass
+class LossConfig:
+    teacher: float = 1.0  # weight of L1 to the teacher's output
+    gt: float = 0.0  # weight of L1 to the original
+    gt_end: float = -1.0  # weight of L1 to the original at the last step, reached linearly; -1: constant
+    perceptual: float = 0.0  # weight of the VGG19 feature loss to the teacher's output
+    fft: float = 0.0  # weight of L1 between the 2-d spectra
+    vgg: str = "imagenet"  # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)
+    crop: int = 64  # side of the sub-crops that the perceptual loss sees, in HR pixels
+    fraction: float = 0.25  # part of the batch that the perceptual loss sees
+    margin: int = 4  # border left out of the loss, in HR/4 pixels (docs/LOG.md: what zero padding costs)
+
+
+@dataclass
+class TrainConfig:
+    steps: int = 20_000
+    batch: int = 16
+    lr: float = 1e-3
+    lr_end: float = 1e-6
+    warmup: int = 200
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    ema: float = 0.999
+    clip: float = 1.0  # gradient norm; 0: off
+    dtype: str = "auto"  # autocast: auto, fp32, fp16, bf16; float64 trains all in double
+    valid_every: int = 1000
+    save_every: int = 500
+    keep: int = 3  # checkpoints kept
+    init: str = ""  # a student file to start from (a chain l -> m -> s, or fine-tuning)
+    baseline: bool = True  # also train the same student without a teacher (L1 to the original)
+    channels_last: bool = True
+
+
+@dataclass
+class EvalConfig:
+    limit: int = 0  # test photos used; 0: all
+    panels: int = 4  # photos shown in the report
+    time_side: int = 256  # side of the LR input that is timed
+    time_repeats: int = 5
+
+
+@dataclass
+class Config:
+    """Everything a run depends on.
+
+    `teacher` is a registry name (`anime_6B`, `x4plus`, `general_x4v3`, `animevideov3`, `student_x4_m`) or the
+    path of any Real-ESRGAN checkpoint. `scale` is 4, 2 or 1. `workdir` holds all that is written.
+    """
+
+    preset: str = "quick"
+    workdir: str = "workdir"
+    seed: int = 0
+    scale: int = 4
+    teacher: str = "anime_6B"
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    workers: int = 0  # data loading threads; 0: by the number of cores
+    drive: str = ""  # a folder that outlives this machine (Google Drive): checkpoints and the student are copied
+    data: DataConfig = field(default_factory=DataConfig)
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the work folder."""
+        return Path(self.workdir).expanduser().joinpath(*parts)
+
+
+# What each preset changes from the defaults above, as dotted keys.
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {  # CPU, minutes, nothing downloaded
+        "teacher": "student_x4_m",
+        "data.photos": "samples",
+        "data.valid_count": 1,
+        "data.crop": 192,
+        "data.crops_per_photo": 64,
+        "data.valid_crops_per_photo": 12,
+        "data.test_side": 384,
+        "degrade.profile": "light",
+        "student.size": "s",
+        "loss.perceptual": 0.02,
+        "loss.vgg": "random",
+        "loss.crop": 32,
+        "train.steps": 500,
+        "train.batch": 8,
+        "train.lr": 2e-3,
+        "train.warmup": 30,
+        "train.ema": 0.98,
+        "train.valid_every": 100,
+        "train.save_every": 100,
+        "eval.time_repeats": 3,
+    },
+    "colab": {  # a free T4 session with room to spare (docs/LOG.md says how long and how that was estimated)
+        "data.photos": "DIV2K",
+        "data.crops_per_photo": 16,
+        "data.test_side": 1024,
+        "degrade.profile": "mixed",
+        "label.batch": 32,
+        "loss.perceptual": 0.05,
+        "train.steps": 30_000,
+        "train.batch": 32,
+        "eval.limit": 50,
+    },
+    "full": {  # a patient user
+        "data.photos": "DIV2K",
+        "data.crops_per_photo": 48,
+        "degrade.profile": "mixed",
+        "label.batch": 64,
+        "student.size": "l",
+        "loss.perceptual": 0.05,
+        "train.steps": 300_000,
+        "train.batch": 32,
+        "train.valid_every": 5000,
+        "train.save_every": 2000,
+    },
+}
+
+CHOICES = {
+    "scale": (4, 2, 1),
+    "student.size": ("s", "m", "l"),
+    "degrade.profile": ("bicubic", "light", "two_order", "mixed"),
+    "train.dtype": ("auto", "fp32", "fp16", "bf16", "float64"),
+    "label.input_scale": (1.0, 0.5),
+}
+POSITIVE = {
+    "data.crop", "data.crops_per_photo", "data.valid_crops_per_photo", "data.valid_count", "label.batch",
+    "loss.crop", "train.steps", "train.batch", "train.lr", "train.valid_every", "train.save_every", "train.keep",
+}  # fmt: skip
+
+
+def keys(cfg: Config | None = None) -> dict[str, Any]:
+    """All settable keys, dotted, with their values in `cfg` (default: the defaults)."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(cfg := cfg or Config()):
+        value = getattr(cfg, f.name)
+        if dataclasses.is_dataclass(value):
+            out |= {f"{f.name}.{g.name}": getattr(value, g.name) for g in dataclasses.fields(value)}
+        else:
+            out[f.name] = value
+    return out
+
+
+def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = "", **top: Any) -> Config:
+    """A `Config` from a preset, then top-level or dotted values, then the override string.
+
+    >>> make("quick", "train.steps=5 loss.gt=0.2", workdir="out").train.steps
+    5
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    cfg = Config(preset=preset)
+    override(cfg, PRESETS[preset])
+    override(cfg, {k: v for k, v in top.items() if v is not None})
+    override(cfg, overrides)
+    check(cfg)
+    return cfg
+
+
+def override(cfg: Config, changes: str | list[str] | dict[str, Any]) -> Config:
+    """Set dotted keys in place, from a dict, a list of ``key=value`` or one string of them.
+
+    Raises ConfigError for an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    if isinstance(changes, str):
+        try:
+            changes = shlex.split(changes)
+        except ValueError as e:
+            raise ConfigError(f"overrides {changes!r} cannot be read ({e}): write key=value pairs between spaces") from e
+    if not isinstance(changes, dict):
+        pairs = [c.partition("=") for c in changes]
+        for key, eq, _ in pairs:
+            if not eq:
+                raise ConfigError(f"{key!r} is not key=value; for example train.steps=500")
+        changes = {k.strip(): v for k, _, v in pairs}
+    known = keys(cfg)
+    for key, value in changes.items():
+        if key not in known or key == "preset":
+            raise ConfigError(unknown_key(key, [k for k in known if k != "preset"]))
+        owner, name = cfg, key
+        if "." in key:
+            head, name = key.split(".")
+            owner = getattr(cfg, head)
+        setattr(owner, name, _typed(key, value, get_type_hints(type(owner))[name]))
+    return cfg
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """The message for a misspelt key: the nearest valid one by its whole or its last part."""
+    near = difflib.get_close_matches(key, known, 1, 0.6)
+    if not near:
+        last = {k.rsplit(".", 1)[-1]: k for k in known}
+        near = [last[n] for n in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, 1, 0.5)]
+    return f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(known)}")
+
+
+def _typed(key: str, value: Any, want: type) -> Any:
+    """`value`, a string from a command line or a Python literal, as the field's type."""
+    shown = repr(value)
+    if want == list[float]:
+        if isinstance(value, str):
+            value = [v for v in value.strip("[]()").split(",") if v]
+        return [_typed(key, v, float) for v in value]
+    if want is str:
+        if isinstance(value, (str, Path)):
+            return str(value)
+    elif want is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "1", "yes", "on"):
+            return True
+        if str(value).lower() in ("false", "0", "no", "off"):
+            return False
+    elif not isinstance(value, bool):
+        try:
+            if want is float:
+                number = float(value)
+                if number == number and abs(number) != float("inf"):
+                    return number
+            elif float(value) == int(float(value)):
+                return int(float(value)) if not isinstance(value, int) else value
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise ConfigError(f"{key}={shown} is not {'a finite number' if want is float else 'of type ' + want.__name__}")
+
+
+def check(cfg: Config) -> None:
+    """Refuse values that cannot work, before any work is done."""
+    values = keys(cfg)
+    for key, allowed in CHOICES.items():
+        if values[key] not in allowed:
+            raise ConfigError(f"{key}={values[key]!r}: choose one of {', '.join(map(str, allowed))}")
+    for key in POSITIVE:
+        if values[key] <= 0:
+            raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
+    if cfg.data.crop % 8 or cfg.data.crop < 32:
+        raise ConfigError(f"data.crop={cfg.data.crop} must be a multiple of 8 and at least 32")
+    if 2 * cfg.loss.margin * 4 >= cfg.data.crop:
+        raise ConfigError(f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)")
+    if cfg.loss.perceptual and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
+        raise ConfigError(f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, {cfg.data.crop - 8 * cfg.loss.margin}")
+    if not 0 < cfg.loss.fraction <= 1:
+        raise ConfigError(f"loss.fraction={cfg.loss.fraction} must be above 0 and at most 1")
+    if not 0 <= cfg.train.ema < 1:
+        raise ConfigError(f"train.ema={cfg.train.ema} must be in [0, 1)")
+    if len(cfg.train.betas) != 2 or not all(0 <= b < 1 for b in cfg.train.betas):
+        raise ConfigError(f"train.betas={cfg.train.betas} must be two numbers in [0, 1)")
+    if cfg.loss.teacher <= 0 and cfg.loss.gt <= 0 and cfg.loss.gt_end <= 0:
+        raise ConfigError("loss.teacher and loss.gt are both 0: nothing to learn from; set one above 0")
+
+
+def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:
+    """The dotted keys (only those starting with `prefixes`, if given): what an artefact records as provenance."""
+    return {k: v for k, v in keys(cfg).items() if not prefixes or k.startswith(prefixes)}
+
+
+def to_json(cfg: Config) -> str:
+    return json.dumps(to_dict(cfg), indent=1, sort_keys=True)
