@@ -1,0 +1,358 @@
+"""Degradation: from a photo to the input that a student must learn to restore.
+
+A crop's whole plan (a short list of `Blur`, `Resize`, `Noise` and `Jpeg`) is drawn from its seed first, then applied
+to that crop alone, in float32 on the CPU. So a crop comes out the same, to the byte, whatever batch it is in.
+
+Profiles, all at scale 4, 2 or 1 (HR side / LR side):
+
+- ``bicubic``: antialiased bicubic downscale and nothing else; no randomness. At scale 1 that would be the identity, so
+  there it is a Gaussian blur of sigma 1 and nothing else.
+- ``light``: isotropic Gaussian blur, antialiased bicubic downscale, mild Gaussian noise, JPEG at 60 to 95.
+- ``two_order``: the pipeline of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3) with the ranges of its
+  ``options/train_realesrgan_x4plus.yml``; they hold for scale 2 as well (``train_realesrgan_x2plus.yml`` has the same).
+  The photo itself goes in, not a sharpened copy of it (the official training sharpens first).
+- ``mixed``: light or two_order, half each, by the crop's seed.
+
+Nothing is published for scale 1. There the published ranges would ask for a far larger upscaling hidden in the picture
+(0.15 x 0.3 of its size) and noise that no downscale averages out; so at scale 1 the intermediate sizes stay at 0.5 of
+the output or above, blurs are light to moderate at the photo's own size, and noise is about half as strong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.io import decode_jpeg, encode_jpeg
+
+PROFILES = ("bicubic", "light", "two_order", "mixed")
+SCALES = (4, 2, 1)
+LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
+
+KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
+KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+SINC_PROB = 0.1
+FINAL_SINC_PROB = 0.8
+SECOND_BLUR_PROB = 0.8
+GAUSSIAN_PROB = 0.5  # else Poisson
+GRAY_PROB = 0.4
+BETA_GENERALIZED = (0.5, 4.0)
+BETA_PLATEAU = (1.0, 2.0)
+MODES = ("area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Order:
+    """The ranges of one of the two orders of degradation."""
+
+    sigma: tuple[float, float]  # of the blur, in pixels
+    resize_prob: tuple[float, float, float]  # up, down, keep
+    resize: tuple[float, float]  # first order: times the HR size; second order: times the LR size
+    noise: tuple[float, float]  # sigma of Gaussian noise, on 0..255
+    poisson: tuple[float, float]  # strength of Poisson noise
+    jpeg: tuple[int, int] = (30, 95)
+
+
+PUBLISHED = (
+    Order((0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1.0, 30.0), (0.05, 3.0)),
+    Order((0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1.0, 25.0), (0.05, 2.5)),
+)
+TWO_ORDER = {
+    4: PUBLISHED,
+    2: PUBLISHED,
+    1: (
+        Order((0.2, 2.0), (0.2, 0.7, 0.1), (0.5, 1.5), (1.0, 15.0), (0.05, 1.5)),
+        Order((0.2, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1.0, 12.0), (0.05, 1.2)),
+    ),
+}
+
+
+# ---- the steps of a plan
+
+
+@dataclass(frozen=True)
+class Blur:
+    kernel: np.ndarray  # (k, k) float64, k odd, sum 1
+    name: str
+
+    @property
+    def title(self) -> str:
+        return f"blur: {self.name}, {len(self.kernel)}x{len(self.kernel)}"
+
+
+@dataclass(frozen=True)
+class Resize:
+    size: tuple[int, int]  # height, width
+    mode: str  # area, bilinear or bicubic without antialiasing, as published; or "antialiased bicubic"
+
+    @property
+    def title(self) -> str:
+        return f"resize: {self.size[1]}x{self.size[0]}, {self.mode}"
+
+
+@dataclass(frozen=True)
+class Noise:
+    kind: str  # gaussian or poisson
+    strength: float  # gaussian: sigma on 0..255; poisson: a factor on the shot noise
+    gray: bool  # the same on the three channels
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"noise: {'gray ' * self.gray}{self.kind} {self.strength:.2f}"
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    quality: int
+
+    @property
+    def title(self) -> str:
+        return f"JPEG: quality {self.quality}"
+
+
+Step = Blur | Resize | Noise | Jpeg
+
+
+# ---- kernels: each (k, k) float64 that sums to 1, centred; k odd
+
+
+def gaussian(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
+    """Bivariate Gaussian, exp(-q/2) with q = x' S^-1 x; sigmas in pixels, theta in radians."""
+    return _normalised(np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta)))
+
+
+def generalized(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> np.ndarray:
+    """Generalised Gaussian exp(-q^beta / 2) (Pascal et al. 2013, arXiv 1302.6498); beta 1 is the Gaussian."""
+    return _normalised(np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta) ** beta))
+
+
+def plateau(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> np.ndarray:
+    """Plateau-shaped kernel 1 / (1 + q^beta) (Real-ESRGAN, arXiv 2107.10833, section 3.2)."""
+    return _normalised(1 / (1 + _quadratic(k, sigma_x, sigma_y, theta) ** beta))
+
+
+def sinc(k: int, cutoff: float) -> np.ndarray:
+    """Circular low-pass w J1(w r) / (2 pi r), w = `cutoff` in radians a pixel, up to pi (the same paper, eq. 6)."""
+    y, x = _grid(k)
+    r = np.hypot(x, y)
+    r[k // 2, k // 2] = 1.0  # the centre has its limit instead
+    out = cutoff * torch.special.bessel_j1(torch.from_numpy(cutoff * r)).numpy() / (2 * math.pi * r)
+    out[k // 2, k // 2] = cutoff**2 / (4 * math.pi)
+    return _normalised(out)
+
+
+def _grid(k: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[-(k // 2) : k // 2 + 1, -(k // 2) : k // 2 + 1].astype(np.float64)
+    return y, x
+
+
+def _quadratic(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
+    """q = x' S^-1 x at every pixel, S the covariance with axes sigma_x, sigma_y turned by theta."""
+    y, x = _grid(k)
+    u = (math.cos(theta) * x + math.sin(theta) * y) / sigma_x
+    v = (-math.sin(theta) * x + math.cos(theta) * y) / sigma_y
+    return u * u + v * v
+
+
+def _normalised(kernel: np.ndarray) -> np.ndarray:
+    return kernel / kernel.sum()
+
+
+# ---- plans
+
+
+def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Step]:
+    """The steps that `degrade` applies to an HR crop of `size` (height, width) with this seed."""
+    h, w = size
+    low = (h // scale, w // scale)
+    rng = np.random.default_rng(seed)
+    if profile == "mixed":  # a stream of its own, so that the crop is that of the chosen profile with the same seed
+        profile = "light" if np.random.default_rng([seed, 1]).random() < 0.5 else "two_order"
+    if profile == "two_order":
+        return _two_order(rng, (h, w), low, TWO_ORDER[scale])
+    if profile == "bicubic":
+        sigma = 1.0 if scale == 1 else 0.0
+    else:
+        sigma = rng.uniform(*LIGHT_SIGMA[scale])
+    steps: list[Step] = []
+    if sigma:
+        k = 2 * math.ceil(3 * sigma) + 1
+        steps.append(Blur(gaussian(k, sigma, sigma, 0.0), f"iso σ {sigma:.2f}"))
+    if scale > 1:
+        steps.append(Resize(low, "antialiased bicubic"))
+    if profile == "light":
+        steps.append(Noise("gaussian", rng.uniform(0.0, 5.0), False, _seed(rng)))
+        steps.append(Jpeg(int(rng.integers(60, 96))))
+    return steps
+
+
+def _two_order(
+    rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], orders: tuple[Order, Order]
+) -> list[Step]:
+    first, second = orders
+    steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first)]
+    steps.append(_random_jpeg(rng, first))
+    if rng.random() < SECOND_BLUR_PROB:
+        steps.append(_random_blur(rng, second.sigma))
+    steps += [_random_resize(rng, second, low), _random_noise(rng, second)]
+    last: list[Step] = [Resize(low, str(rng.choice(MODES)))]
+    if rng.random() < FINAL_SINC_PROB:
+        cutoff = rng.uniform(math.pi / 3, math.pi)
+        last.append(Blur(sinc(_random_k(rng), cutoff), f"final sinc {cutoff:.2f}"))
+    jpeg = _random_jpeg(rng, second)
+    return [*steps, *last, jpeg] if rng.random() < 0.5 else [*steps, jpeg, *last]
+
+
+def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> Blur:
+    k = _random_k(rng)
+    if rng.random() < SINC_PROB:
+        cutoff = rng.uniform(math.pi / (3 if k < 13 else 5), math.pi)
+        return Blur(sinc(k, cutoff), f"sinc {cutoff:.2f}")
+    name = str(rng.choice(KERNELS, p=KERNEL_PROB))
+    sigma_x = sigma_y = rng.uniform(*sigma_range)
+    theta = 0.0
+    text = f"{name.replace('_', ' ')} σ {sigma_x:.2f}"
+    if name.endswith("aniso"):
+        sigma_y, theta = rng.uniform(*sigma_range), rng.uniform(-math.pi, math.pi)
+        text += f"/{sigma_y:.2f}"
+    if "_" not in name:
+        return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
+    family, (low, high) = (generalized, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
+    beta = rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
+    return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} β {beta:.2f}")
+
+
+def _random_k(rng: np.random.Generator) -> int:
+    return 2 * int(rng.integers(3, 11)) + 1  # 7, 9 ... 21
+
+
+def _random_resize(rng: np.random.Generator, order: Order, base: tuple[int, int]) -> Resize:
+    way = rng.choice(("up", "down", "keep"), p=order.resize_prob)
+    low, high = {"up": (1.0, order.resize[1]), "down": (order.resize[0], 1.0), "keep": (1.0, 1.0)}[way]
+    factor = rng.uniform(low, high)
+    return Resize((max(1, int(base[0] * factor)), max(1, int(base[1] * factor))), str(rng.choice(MODES)))
+
+
+def _random_noise(rng: np.random.Generator, order: Order) -> Noise:
+    kind, strength = ("gaussian", order.noise) if rng.random() < GAUSSIAN_PROB else ("poisson", order.poisson)
+    return Noise(kind, rng.uniform(*strength), bool(rng.random() < GRAY_PROB), _seed(rng))
+
+
+def _random_jpeg(rng: np.random.Generator, order: Order) -> Jpeg:
+    return Jpeg(int(rng.integers(order.jpeg[0], order.jpeg[1] + 1)))
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**62))
+
+
+# ---- the steps applied
+
+
+def bicubic(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Antialiased bicubic resize of (N, C, H, W) to (N, C, *size); overshoots are left for the caller to clamp."""
+    return F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
+    """One step on one picture: (1, 3, H, W) float32, about [0, 1] -> the same kind (noise and JPEG clamp to [0, 1])."""
+    if isinstance(step, Blur):
+        return _blur(x, step.kernel)
+    if isinstance(step, Resize):
+        if step.mode == "antialiased bicubic":
+            return bicubic(x, step.size)
+        if step.size == tuple(x.shape[2:]):
+            return x  # what every mode would give
+        return F.interpolate(x, size=step.size, mode=step.mode)
+    if isinstance(step, Noise):
+        return (x + _noise(x, step)).clamp(0, 1)
+    return decode_jpeg(encode_jpeg(_to_uint8(x)[0], quality=step.quality))[None].float() / 255
+
+
+def _blur(x: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
+    """Correlation with `kernel`, borders reflected (numpy's reflection also serves pictures smaller than the kernel)."""
+    k = len(kernel)
+    x = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)), mode="reflect"))
+    rows, columns = kernel.sum(1), kernel.sum(0)
+    separable = np.abs(np.outer(rows, columns) - kernel).max() < 1e-9  # round Gaussians: much the fastest as two passes
+    for part in (rows[:, None], columns[None]) if separable else (kernel,):
+        x = F.conv2d(x, torch.from_numpy(part).float().expand(3, 1, *part.shape), groups=3)
+    return x
+
+
+def _noise(x: torch.Tensor, step: Noise) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(step.seed)
+    if step.kind == "gaussian":
+        shape = (1, 1 if step.gray else 3, *x.shape[2:])
+        return torch.randn(shape, generator=generator) * (step.strength / 255)
+    # Shot noise as in basicsr: a picture of n different levels counts as 2^ceil(log2 n) photons at full white.
+    if step.gray:
+        x = (x * x.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    x = _to_uint8(x)
+    photons = 2 ** math.ceil(math.log2(torch.bincount(x.flatten(), minlength=256).count_nonzero()))
+    x = x.float() / 255
+    return (torch.poisson(x * photons, generator=generator) / photons - x) * step.strength
+
+
+def _to_uint8(x: torch.Tensor) -> torch.Tensor:
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _from_array(hr: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(hr.transpose(2, 0, 1)))[None].float() / 255
+
+
+def _to_array(x: torch.Tensor) -> np.ndarray:
+    return _to_uint8(x)[0].permute(1, 2, 0).numpy()
+
+
+# ---- what others call
+
+
+@torch.no_grad()
+def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> np.ndarray:
+    """LR pictures (N, H/scale, W/scale, 3) uint8 of HR pictures (N, H, W, 3) uint8.
+
+    Picture i depends on ``hr[i]`` and ``seeds[i]`` (integers from 0) only. Raises ValueError for a wrong type, shape,
+    number of seeds, scale or profile, and for sides that are no multiples of the scale.
+    """
+    _check(hr, seeds, scale, profile)
+    n, h, w, _ = hr.shape
+    out = np.empty((n, h // scale, w // scale, 3), np.uint8)
+    for i, seed in enumerate(seeds):
+        x = _from_array(hr[i])
+        for step in plan((h, w), int(seed), scale, profile):
+            x = apply(step, x)
+        out[i] = _to_array(x)
+    return out
+
+
+@torch.no_grad()
+def stages(hr: np.ndarray, seed: int, scale: int, profile: str) -> list[tuple[str, np.ndarray]]:
+    """What each step does to one HR picture (H, W, 3) uint8: (title, uint8 picture), the photo first, the LR last."""
+    _check(hr[None], [seed], scale, profile)
+    x = _from_array(hr)
+    out = [("original", hr)]
+    for step in plan(hr.shape[:2], int(seed), scale, profile):
+        x = apply(step, x)
+        out.append((step.title, _to_array(x)))
+    return out
+
+
+def _check(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> None:
+    if profile not in PROFILES:
+        raise ValueError(f"unknown degradation profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r}: choose one of {', '.join(map(str, SCALES))}")
+    if not isinstance(hr, np.ndarray) or hr.dtype != np.uint8 or hr.ndim != 4 or hr.shape[3] != 3:
+        got = f"{hr.dtype} {hr.shape}" if isinstance(hr, np.ndarray) else type(hr).__name__
+        raise ValueError(f"pictures must be a uint8 array (N, H, W, 3), not {got}")
+    if hr.shape[1] % scale or hr.shape[2] % scale or 0 in hr.shape[1:3]:
+        raise ValueError(f"pictures of {hr.shape[2]}x{hr.shape[1]}: both sides must be multiples of scale {scale}; crop them")
+    if len(seeds) != len(hr) or any(s != int(s) or s < 0 for s in seeds):
+        raise ValueError(f"{len(hr)} pictures need as many seeds, each an integer from 0; got {list(seeds)[:8]!r}")
