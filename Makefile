@@ -1,0 +1,94 @@
+# `make run` and `make test` set up what they need in $(VENV) first, and again only when the requirements change.
+#   PYTHON=python3.12    the Python to use; by default the newest of 3.13, 3.12 and 3.11 that runs
+#   VENV=.venv312        where to install
+#   CONSTRAINTS=FILE     a pip constraints file
+#   TORCH_INDEX=URL      take torch and torchvision from this index (pytorch.org names one of CPU-only wheels;
+#                        without it pip on Linux takes the CUDA build, which also runs on a CPU)
+#   ARGS="..."           more arguments for `make run` (python -m kd_utils run) or `make test` (pytest)
+VENV ?= .venv
+PYTHON ?=
+CONSTRAINTS ?=
+TORCH_INDEX ?=
+ARGS ?=
+
+PY := $(VENV)/bin/python
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
+PIP = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check) \
+      $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)")
+# The stamps' names hold a checksum of all that the installation depends on.
+KEY := $(shell { cat requirements.txt pyproject.toml "$(or $(CONSTRAINTS),/dev/null)"; echo "$(TORCH_INDEX)"; } | cksum | tr ' ' -)
+RUN := $(VENV)/.installed-run-$(KEY)
+DEV := $(VENV)/.installed-dev-$(KEY)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+MINOR := import sys; print(sys.version_info[:2])
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
+
+run: $(RUN) ## install, then the whole pipeline on the bundled photos into workdir/
+	$(PY) -m kd_utils run --preset quick --workdir workdir $(ARGS)
+
+test: lint ## install with the development tools, then lint and all tests
+	$(PY) -m pytest $(ARGS)
+
+lint: $(DEV) ## ruff: rules and format, notebooks too
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+notebook: $(DEV) ## JupyterLab on the notebooks
+	$(PY) -m jupyterlab notebooks $(ARGS)
+
+badges: $(RUN) ## rewrite every Colab badge from REPO_SLUG in kd_utils/config.py
+	$(PY) -m kd_utils badges
+
+install: $(RUN) ## only install
+
+venv: $(PY) ## only make the virtual environment
+
+clean: ## remove the virtual environment and the caches, never a workdir
+	@[ ! -e "$(VENV)" ] || [ -f "$(VENV)/pyvenv.cfg" ] || { echo "$(VENV) is no virtual environment: not removed" >&2; exit 1; }
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache *.egg-info
+	find kd_utils tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@if [ -e "$(VENV)" ] && [ ! -f "$(VENV)/pyvenv.cfg" ]; then \
+	  echo "VENV=$(VENV) exists and is no virtual environment: name another folder" >&2; exit 1; fi; \
+	python=; for p in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	  if "$$p" -c '$(FITS)' >/dev/null 2>&1; then python=$$p; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11, 3.12 or 3.13 that runs was found$(if $(PYTHON), at PYTHON=$(PYTHON)):" \
+	    "install one, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if [ -z "$(UV)" ] && ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  pkg=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	  echo "$$python has no ensurepip and cannot make a virtual environment: on Debian or Ubuntu apt-get install $$pkg;" \
+	    "or install uv; or name another Python: make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	echo "Making $(VENV) with $$("$$python" -V) ($$(command -v "$$python"))"; \
+	rm -rf "$(VENV)"; \
+	if [ -n "$(UV)" ]; then uv venv -q --seed --python "$$("$$python" -c 'import sys; print(sys.executable)')" "$(VENV)"; \
+	else "$$python" -m venv "$(VENV)"; fi || { rm -rf "$(VENV)"; exit 1; }
+
+# opencv-python needs libGL, which a bare server or container lacks: the headless build has the same modules without it.
+define install
+	@if [ -n "$(CONSTRAINTS)" ] && [ ! -f "$(CONSTRAINTS)" ]; then echo "CONSTRAINTS=$(CONSTRAINTS): no such file" >&2; exit 1; fi; \
+	if [ -n "$(PYTHON)" ] && [ "$$($(PY) -c '$(MINOR)')" != "$$("$(PYTHON)" -c '$(MINOR)')" ]; then \
+	  echo "$(VENV) has $$($(PY) -V), not $$("$(PYTHON)" -V): make clean first, or name another VENV=" >&2; exit 1; fi; \
+	rm -f $(VENV)/.installed-*
+	$(if $(TORCH_INDEX),grep -E '^torch(vision)?>' requirements.txt >$(VENV)/torch.txt
+	$(PIP) --index-url "$(TORCH_INDEX)" -r $(VENV)/torch.txt)
+	$(PIP) -e "$(1)"
+	@$(PY) -c 'import cv2' 2>/dev/null || { \
+	  echo "opencv-python does not load here ($$($(PY) -c 'import cv2' 2>&1 | tail -n 1)): laying the headless build over it"; \
+	  $(PIP) --no-deps $(if $(UV),--reinstall,--force-reinstall) \
+	    "opencv-python-headless==$$($(PY) -c 'from importlib.metadata import version; print(version("opencv-python"))')" \
+	  && $(PY) -c 'import cv2'; }
+endef
+
+$(RUN): | $(PY)
+	$(call install,.)
+	@touch $@
+
+$(DEV): | $(PY)
+	$(call install,.[dev])
+	@touch $(RUN) $@
+
+.PHONY: help run test lint notebook badges install venv clean
