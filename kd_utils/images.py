@@ -1,0 +1,235 @@
+"""Any image file in and out: EXIF orientation, alpha, gray, palette, CMYK, 16 bit, ICC; a bad file is one ImageError.
+
+Pillow reads what has 8 bits a sample and all metadata; OpenCV reads 16 bits and floats, which Pillow would cut to 8.
+Depth is taken from the file's own type, never guessed from its brightest pixel.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+ORIENTATION = 0x0112
+# Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+class ImageError(ValueError):
+    """A file that is no image, is damaged, or cannot be written; the message names it and the remedy."""
+
+
+@dataclass
+class Photo:
+    """Pixels as they were coded, upright, with what is needed to write them back.
+
+    `pixels` (H, W, 3) RGB or (H, W, 1) gray, uint8 or uint16; `alpha` (H, W) of the same type, not premultiplied.
+    `icc` and `exif` are the raw profile and EXIF block (orientation already applied and reset).
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    quality: int = 0  # the JPEG quality it was stored with, as libjpeg counts; 0: not a JPEG
+    lossless: bool = True  # how a WebP was coded, so that it is written back alike
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The image files below `folder`, in a fixed order; hidden ones (`._a.jpg`, `.cache/`) are left out."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ImageError(f"{folder} is not a folder: give one that holds images")
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
+    inside = [(p.relative_to(folder).parts, p) for p in found]
+    return [p for parts, p in sorted(inside) if not any(part.startswith(".") for part in parts)]
+
+
+def read_rgb(source: str | Path | bytes, name: str = "") -> np.ndarray:
+    """uint8 (H, W, 3) RGB of any image file or its bytes: 16 bit rounded, gray repeated, alpha laid over white."""
+    photo = read(source, name)
+    rgb = to_uint8(photo.pixels)
+    if rgb.shape[2] == 1:
+        rgb = np.repeat(rgb, 3, axis=2)
+    return rgb if photo.alpha is None else over_white(rgb, to_uint8(photo.alpha))
+
+
+def to_uint8(a: np.ndarray) -> np.ndarray:
+    """uint16 rounded to uint8 (65535 is 255); uint8 as it is."""
+    return a if a.dtype == np.uint8 else ((a.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) with uint8 alpha (H, W) over white."""
+    a = alpha[..., None].astype(np.uint16)
+    return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
+
+
+def read(source: str | Path | bytes, name: str = "") -> Photo:
+    """Decode a file or its bytes, in full fidelity and upright.
+
+    Raises ImageError for what is no image, damaged, cut short, animated, of several pages, above 179 megapixels, or
+    holds NaN.
+    """
+    name = name or ("image" if isinstance(source, bytes) else str(source))
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as e:
+        raise ImageError(f"{name} cannot be read ({e.strerror}): check the path and its permissions") from e
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes): copy or download it again")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as e:
+        raise ImageError(f"{name} says that it is larger than 179 megapixels: it is damaged, or cut it into parts") from e
+    except UnidentifiedImageError as e:
+        if data[:4] in (b"II*\0", b"MM\0*"):  # a TIFF of floats or the like, which Pillow does not know
+            return Photo(_upright(*_deep(data, name, 4)))
+        raise ImageError(f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP): convert it first") from e
+    except (OSError, ValueError, SyntaxError, struct.error) as e:
+        raise ImageError(f"{name} is damaged ({e}): copy or download it again") from e
+    try:
+        return _photo(image, data, name)
+    except ImageError:
+        raise
+    except (OSError, ValueError, SyntaxError, struct.error, EOFError, KeyError, IndexError) as e:
+        raise ImageError(f"{name} is damaged or cut short ({e}): copy or download it again") from e
+
+
+def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
+        what = "an animation" if getattr(image, "is_animated", False) and image.format != "TIFF" else "a file"
+        raise ImageError(f"{name} is {what} of {image.n_frames} pictures: save the one you want as a file of its own")
+    icc = image.info.get("icc_profile")
+    quality = jpeg_quality(image) if image.format in ("JPEG", "MPO") else 0
+    lossless = image.format != "WEBP" or b"VP8L" in data[:64]
+    if image.format == "TIFF":
+        bits = max(image.tag_v2.get(258, (1,)))
+        channels = image.tag_v2.get(277, 1)
+    else:
+        bits = data[24] if image.format == "PNG" else 8
+        channels = len(image.getbands())
+    if bits <= 8:
+        image.load()  # before its EXIF is read: Pillow turns a TIFF upright here, by the tag that it then removes
+    turn, exif = _exif(image)
+    if bits > 8:
+        if image.format == "PNG":
+            image.load()  # OpenCV would fill a cut file with black and say nothing
+        pixels, _ = _deep(data, name, channels)
+        pixels = _upright(pixels, turn)
+    else:
+        if image.mode == "CMYK" or image.mode == "LAB":
+            image, icc = _to_srgb(image, icc), None
+        clear = image.has_transparency_data
+        gray = image.mode in ("1", "L", "LA", "La")
+        mode = ("LA" if clear else "L") if gray else ("RGBA" if clear else "RGB")
+        pixels = _upright(_array(image, mode), turn)
+    alpha = None
+    if pixels.shape[2] in (2, 4):
+        pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
+        if (alpha == np.iinfo(alpha.dtype).max).all():
+            alpha = None
+    return Photo(np.ascontiguousarray(pixels), alpha, icc, exif, quality, lossless)
+
+
+def _array(image: Image.Image, mode: str, rows: int = 512) -> np.ndarray:
+    """(H, W, C) uint8, converted by strips: a whole-image copy would cost as much again."""
+    out = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for y in range(0, image.height, rows):
+        strip = image.crop((0, y, image.width, min(y + rows, image.height)))
+        out[y : y + rows] = np.asarray(strip.convert(mode)).reshape(-1, image.width, len(mode))
+    return out
+
+
+def _deep(data: bytes, name: str, channels: int) -> tuple[np.ndarray, int]:
+    """Samples of more than 8 bits as uint16 (H, W, C) RGB; floats must lie in [0, 1]."""
+    try:
+        a = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as e:
+        raise ImageError(f"{name} is damaged or too large ({e.err}): convert it to a 16-bit PNG or TIFF") from e
+    if a is None:
+        raise ImageError(f"{name} is damaged or of a kind that is not read: convert it to a 16-bit PNG or TIFF")
+    a = a.reshape(a.shape[0], a.shape[1], -1)
+    if a.dtype.kind == "f":
+        if not np.isfinite(a).all():
+            bad = int((~np.isfinite(a)).any(axis=2).sum())
+            raise ImageError(f"{name} holds NaN or infinity at {bad} pixels: replace them, then save as 16 bit")
+        if a.min() < -1e-3 or a.max() > 1.001:
+            raise ImageError(f"{name} has floats from {a.min():g} to {a.max():g}: scale them to [0, 1] first")
+        a = np.rint(np.clip(a, 0, 1) * np.float32(65535)).astype(np.uint16)
+    elif a.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{name} has samples of type {a.dtype}: convert it to 8 or 16 bit")
+    if a.shape[2] >= 3:
+        a = cv2.cvtColor(a, cv2.COLOR_BGRA2RGBA if a.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        if channels == 2:  # OpenCV widens gray with alpha to four channels
+            a = a[..., (0, 3)]
+    return a, 1
+
+
+def _upright(a: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply EXIF orientation 1..8 to (H, W, C)."""
+    if orientation in (5, 6, 7, 8):
+        a = a.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        a = a[::-1]
+    if orientation in (2, 3, 6, 7):
+        a = a[:, ::-1]
+    return a
+
+
+def _exif(image: Image.Image) -> tuple[int, bytes | None]:
+    """The orientation (1..8), and the EXIF block without it; a block that cannot be read is dropped."""
+    try:
+        exif = image.getexif()
+        turn = exif.get(ORIENTATION, 1)
+        if image.format == "TIFF":  # its directory also describes the strips; keep what describes the photo
+            keep = {270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853}
+            for tag in [t for t in exif if t not in keep]:
+                del exif[tag]
+        elif ORIENTATION in exif:
+            exif[ORIENTATION] = 1
+        return (turn if turn in range(1, 9) else 1), (exif.tobytes() if len(exif) else None)
+    except Exception:  # noqa: BLE001 - cameras write every kind of broken EXIF; the picture matters more
+        return 1, None
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """CMYK or LAB to sRGB through its own profile; without one, by Pillow's formula."""
+    if icc:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except ImageCms.PyCMSError:
+            pass
+    if image.mode == "LAB":
+        lab = ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return image.convert("RGB")
+
+
+def jpeg_quality(image: Image.Image) -> int:
+    """The quality (1..100) whose luminance table, by libjpeg's scaling of the standard one, is nearest."""
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return 0
+    total = sum(tables[min(tables)])
+    sums = [sum(min(max((b * _scale(q) + 50) // 100, 1), 255) for b in LUMA) for q in range(1, 101)]
+    return 1 + min(range(100), key=lambda i: abs(sums[i] - total))
+
+
+def _scale(quality: int) -> int:
+    return 5000 // quality if quality < 50 else 200 - 2 * quality
+
+
+# The luminance table of the JPEG standard (ITU T.81, table K.1).
+LUMA = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
+    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
