@@ -31,16 +31,18 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(a, b)
 
 
+def _full(x: Tensor) -> Tensor:
+    """Half precision raised to fp32; fp32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def fft_l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the real and imaginary parts of the 2-d spectra (Sun et al. 2023, SAFMN).
 
     In fp32 at least: half precision has no FFT on most devices. A scalar, about sqrt(H W / 2) times `l1` for noise.
     """
     # The transform is linear: one FFT of the difference is two FFTs less.
-    difference = a - b
-    if difference.dtype in (torch.float16, torch.bfloat16):
-        difference = difference.float()
-    return torch.view_as_real(torch.fft.rfft2(difference)).abs().mean()
+    return torch.view_as_real(torch.fft.rfft2(_full(a - b))).abs().mean()
 
 
 def sub_crops(
@@ -85,7 +87,7 @@ class VGGFeatures(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         out = {}
         for index, module in enumerate(self.features):
             x = module(x)
@@ -168,7 +170,7 @@ def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
     with torch.no_grad():
         wanted = vgg(target)
     got = vgg(pred)
-    return sum(LAYERS[layer][1] * F.l1_loss(got[layer].float(), wanted[layer].float()) for layer in wanted)
+    return sum(LAYERS[layer][1] * F.l1_loss(_full(got[layer]), _full(wanted[layer])) for layer in wanted)
 
 
 @torch.no_grad()

@@ -1,0 +1,77 @@
+"""What the perceptual term costs beside the student's own training step.
+
+    python benchmarks/perceptual_cost.py [--size s] [--batch 16] [--side-lr 64] [--threads N] [--vgg random]
+
+The steps with and without the term alternate in one run, so that a busy machine slows all of them alike; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from kd_utils import device, losses, student
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="s", choices=student.SIZES)
+    parser.add_argument("--expand", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--side-lr", type=int, default=64)
+    parser.add_argument("--vgg", default="random", help="the weights do not change the cost")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    where = device.pick(args.device)
+    amp = device.autocast(where)
+    net = student.build(args.size, 4, args.expand).to(where, memory_format=torch.channels_last)
+    vgg = losses.load_vgg(args.vgg, device=where)
+    adam = torch.optim.Adam(net.parameters(), 1e-4)
+    small, large = args.side_lr, 4 * args.side_lr
+    lr = torch.rand(args.batch, 3, small, small, device=where).contiguous(memory_format=torch.channels_last)
+    target = torch.rand(args.batch, 3, large, large, device=where)
+    rng = np.random.default_rng(0)
+
+    def step(side: int, fraction: float) -> float:
+        start = time.perf_counter()
+        with torch.autocast(where.type, amp.dtype, enabled=amp.dtype != torch.float32):
+            pred = net(lr)
+            loss = losses.l1(pred, target)
+            if side:
+                loss = loss + 0.05 * losses.perceptual(*losses.sub_crops(pred, target, side, fraction, rng), vgg)
+        loss.backward()
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    cases = [(0, 0.0), (32, 0.25), (64, 0.25), (64, 1.0)]
+    times: dict[tuple[int, float], list[float]] = {case: [] for case in cases}
+    for repeat in range(args.repeats + 2):
+        for case in cases:
+            ms = step(*case)
+            if repeat >= 2:  # the first two warm up
+                times[case].append(ms)
+    own = statistics.median(times[cases[0]])
+    print(f"student {args.size}, expand {args.expand}, batch {args.batch} of {small}x{small}", end=", ")
+    print(f"{where}, {amp.dtype}, {args.threads} threads")
+    for (side, fraction), values in times.items():
+        ms = statistics.median(values)
+        what = f"with the term on {fraction:.0%} of the batch at {side} px" if side else "the student's own step"
+        print(f"{what:50} {ms:8.1f} ms   the term: {(ms - own) / own:5.2f} of the student's own step")
+
+
+if __name__ == "__main__":
+    main()
