@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +82,6 @@ class TrainConfig:
     keep: int = 3  # checkpoints kept
     init: str = ""  # a student file to start from (a chain l -> m -> s, or fine-tuning)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
-    channels_last: bool = True
 
 
 @dataclass
@@ -222,7 +220,9 @@ def override(cfg: Config, changes: str | list[str] | dict[str, Any]) -> Config:
         try:
             changes = shlex.split(changes)
         except ValueError as e:
-            raise ConfigError(f"overrides {changes!r} cannot be read ({e}): write key=value pairs between spaces") from e
+            raise ConfigError(
+                f"overrides {changes!r} cannot be read ({e}): write key=value pairs between spaces"
+            ) from e
     if not isinstance(changes, dict):
         pairs = [c.partition("=") for c in changes]
         for key, eq, _ in pairs:
@@ -292,9 +292,14 @@ def check(cfg: Config) -> None:
     if cfg.data.crop % 8 or cfg.data.crop < 32:
         raise ConfigError(f"data.crop={cfg.data.crop} must be a multiple of 8 and at least 32")
     if 2 * cfg.loss.margin * 4 >= cfg.data.crop:
-        raise ConfigError(f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)")
+        raise ConfigError(
+            f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)"
+        )
     if cfg.loss.perceptual and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
-        raise ConfigError(f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, {cfg.data.crop - 8 * cfg.loss.margin}")
+        raise ConfigError(
+            f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, "
+            f"{cfg.data.crop - 8 * cfg.loss.margin}"
+        )
     if not 0 < cfg.loss.fraction <= 1:
         raise ConfigError(f"loss.fraction={cfg.loss.fraction} must be above 0 and at most 1")
     if not 0 <= cfg.train.ema < 1:
@@ -310,5 +315,9 @@ def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:
     return {k: v for k, v in keys(cfg).items() if not prefixes or k.startswith(prefixes)}
 
 
-def to_json(cfg: Config) -> str:
-    return json.dumps(to_dict(cfg), indent=1, sort_keys=True)
+def shipped(name: str) -> Path:
+    """The path of a student that comes with the project (assets/weights), such as ``student_x4_m.pth``."""
+    path = ROOT / "assets" / "weights" / name
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: restore it with `git checkout assets/weights`, or name another model")
+    return path

@@ -1,0 +1,54 @@
+"""Training state that survives a killed machine: rotated, verified, copied to Drive.
+
+Each checkpoint is a new file (Drive loses rewritten ones) whose name carries the step and the start of its sha256, so
+that a damaged one is known by its name and passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import store
+
+NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path | None = None) -> Path:
+    """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` in both folders."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    path = store.write_bytes(folder / f"step-{step:08d}-{store.sha256(data)[:12]}.pt", data)
+    for place in filter(None, (folder, drive)):
+        if place == drive:
+            store.copy(path, drive / path.name)
+        for old in found(place)[keep:]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def found(*folders: Path | None) -> list[Path]:
+    """Checkpoints in all folders, the newest step first; of one step the first folder's first."""
+    paths = [p for f in folders if f for p in f.glob("step-*.pt") if NAME.fullmatch(p.name)]
+    return sorted(paths, key=lambda p: -int(NAME.fullmatch(p.name)[1]))
+
+
+def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
+    """The newest state whose bytes are what its name says, or None. A damaged one is reported and passed over."""
+    for path in found(*folders):
+        step, digest = NAME.fullmatch(path.name).groups()
+        try:
+            data = path.read_bytes()
+        except OSError as e:
+            print(f"checkpoint {path} cannot be read ({e.strerror}): trying the one before it")
+            continue
+        if store.sha256(data)[:12] != digest:
+            print(f"checkpoint {path} is damaged: trying the one before it")
+            continue
+        return int(step), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return None

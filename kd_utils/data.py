@@ -1,0 +1,316 @@
+"""Step 1: photos into HR crops and degraded LR crops.
+
+Train, validation and test never share a photo: the split is by photo (by scene for the samples), and a test or
+validation photo whose bytes are also among the training photos is taken out of training. Where a crop lies and how it
+is degraded depend on (seed, photo, number of the crop) alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from . import device as dev
+from . import images, sources, store
+from .config import Config, to_dict
+from .degrade import degrade
+from .metrics import luma
+
+# The colour photos inside scikit-image, by split; motorcycle left and right are one scene.
+SAMPLES = {
+    "train": (
+        "astronaut.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "retina.jpg",
+    ),
+    "valid": ("rocket.jpg",),
+    "test": ("chelsea.png", "coffee.png"),
+}
+CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
+DRAWS = 4  # positions tried per crop wanted, before a photo is taken as too flat or dark for more
+SHARD = 256  # crops in a shard, about
+
+
+class DataError(ValueError):
+    """No photos, too few, or unusable ones; the message names the folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    name: str  # unique within its source
+    file: Path  # the photo, or the zip that holds it
+    member: str = ""
+    sha256: str = ""
+
+    def bytes(self) -> bytes:
+        if not self.member:
+            return self.file.read_bytes()
+        with zipfile.ZipFile(self.file) as z:
+            return z.read(self.member)
+
+    def pixels(self) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
+        return images.read_rgb(self.bytes(), self.name)
+
+
+@dataclass
+class Prepared:
+    folder: Path
+    photos: dict[str, int]  # per split
+    crops: dict[str, int]  # per split; test counts photos
+    left_out: int  # positions drawn and refused as flat or nearly black
+    made: int  # shards made by this call; the rest was there
+
+
+@dataclass
+class Pair:
+    name: str
+    hr: np.ndarray  # uint8 (H, W, 3) RGB
+    lr: np.ndarray  # uint8 (H/scale, W/scale, 3)
+
+
+def find_photos(where: str) -> list[Photo]:
+    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        found = [Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path)]
+    elif path.is_file():
+        try:
+            with zipfile.ZipFile(path) as z:
+                names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and "__MACOSX" not in n]
+        except zipfile.BadZipFile as e:
+            raise DataError(
+                f"data.photos={where!r} is neither a folder nor a zip ({e}): name a folder of photos"
+            ) from e
+        found = [Photo(n, path, n) for n in sorted(names)]
+    else:
+        raise DataError(f"data.photos={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
+    if not found:
+        raise DataError(f"data.photos={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
+    return found
+
+
+def _hashed(photos: list[Photo], what: str) -> list[Photo]:
+    bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=None if len(photos) < 50 else False, leave=False)
+    return [Photo(p.name, p.file, p.member, store.sha256(p.bytes())) for p in bar]
+
+
+def split(cfg: Config) -> dict[str, list[Photo]]:
+    """The photos of each split, hashed. Which photos a folder or zip holds out is by the hash of (seed, photo), so
+    that adding photos moves no others from split to split."""
+    d = cfg.data
+    if d.photos == "samples":
+        import skimage
+
+        folder = Path(skimage.__file__).parent / "data"
+        parts = {s: _hashed([Photo(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
+        if d.test_photos:
+            parts["test"] = _hashed(find_photos(d.test_photos), "test photos")
+    else:
+        zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
+        train_from, test_from = [str(sources.fetch(n)) for n in zips] if zips else (d.photos, "")
+        pool = _hashed(find_photos(train_from), "photos")
+        test_from = d.test_photos or test_from
+        pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
+        parts = {"test": _hashed(find_photos(test_from), "test photos")} if test_from else {}
+        for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):
+            if part not in parts:
+                parts[part], pool = pool[:count], pool[count:]
+        parts["train"] = sorted(pool, key=lambda p: p.name)
+    held = {p.sha256 for p in parts["test"]}
+    parts["valid"] = [p for p in parts["valid"] if p.sha256 not in held]
+    held |= {p.sha256 for p in parts["valid"]}
+    unseen = [p for p in parts["train"] if p.sha256 not in held]
+    if len(unseen) < len(parts["train"]):
+        twice = len(parts["train"]) - len(unseen)
+        print(f"{twice} training photos are also test or validation photos: left out of training")
+    parts["train"] = unseen[: d.limit or None]
+    for part, photos in parts.items():
+        if not photos:
+            total = sum(map(len, parts.values()))
+            raise DataError(
+                f"no {part} photos: data.photos={d.photos!r} has {total}; it takes more than data.valid_count="
+                f"{d.valid_count} + data.test_count={d.test_count}: lower these or add photos"
+            )
+    return parts
+
+
+def choose(
+    photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, d: Any
+) -> tuple[list[tuple[int, int]], int]:
+    """Up to `want` corners (y, x) of crops that are neither flat nor nearly black, and how many were refused.
+
+    Refused: standard deviation of Y below `d.min_std` or mean of Y below `d.min_mean` (0..255).
+    """
+    h, w = photo.shape[:2]
+    kept, refused = [], 0
+    for _ in range(DRAWS * want):
+        y, x = int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
+        gray = luma(photo[y : y + crop, x : x + crop])
+        if gray.std() < d.min_std or gray.mean() < d.min_mean:
+            refused += 1
+        else:
+            kept.append((y, x))
+            if len(kept) == want:
+                break
+    return kept, refused
+
+
+def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """HR (n, crop, crop, 3) and LR (n, crop/scale, crop/scale, 3) of one photo, and how many positions were refused."""
+    side, s = cfg.data.crop, cfg.scale
+    pixels = photo.pixels()
+    if min(pixels.shape[:2]) < side:
+        return *(np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)), 0
+    rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
+    corners, refused = choose(pixels, side, want, rng, cfg.data)
+    seeds = [int(v) for v in rng.integers(2**62, size=want)][: len(corners)]
+    padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
+    wide = side + 2 * CONTEXT
+    hr = [padded[y : y + wide, x : x + wide] for y, x in corners]
+    lr = [degrade(np.stack(hr[i : i + 16]), seeds[i : i + 16], s, cfg.degrade.profile) for i in range(0, len(hr), 16)]
+    c, cl = slice(CONTEXT, CONTEXT + side), slice(CONTEXT // s, (CONTEXT + side) // s)
+    if not hr:
+        return *(np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)), refused
+    return np.stack(hr)[:, c, c], np.concatenate(lr)[:, cl, cl], refused
+
+
+def test_pair(photo: Photo, cfg: Config) -> Pair:
+    """A whole test photo (or its centre, `data.test_side`), its sides cut to multiples of 8, and its degraded LR."""
+    hr = photo.pixels()
+    sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in hr.shape[:2]]
+    if min(sides) < 64:
+        raise DataError(f"test photo {photo.name} is only {hr.shape[1]}x{hr.shape[0]}: it takes 64 pixels a side")
+    y, x = ((n - m) // 2 for n, m in zip(hr.shape[:2], sides, strict=False))
+    hr = np.ascontiguousarray(hr[y : y + sides[0], x : x + sides[1]])
+    seed = int(store.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
+    return Pair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
+
+
+test_pair.__test__ = False  # not a test, whatever pytest thinks of its name
+
+
+def provenance(cfg: Config, parts: dict[str, list[Photo]]) -> dict[str, Any]:
+    """What the crops depend on; where the photos lay does not matter, what they hold does."""
+    fields = to_dict(cfg, "seed", "scale", "data.", "degrade.")
+    for path in ("data.photos", "data.test_photos"):
+        fields.pop(path)
+    return fields | {"photos": {part: {p.name: p.sha256 for p in photos} for part, photos in sorted(parts.items())}}
+
+
+def versions() -> dict[str, str]:
+    """Recorded beside what we make; not compared, as Colab's versions move while a training is under way."""
+    return {n: metadata.version(n) for n in ("torch", "torchvision", "numpy", "opencv-python", "pillow")}
+
+
+def prepare(cfg: Config) -> Prepared:
+    """Step 1: shards of crops in ``workdir/crops``, and one file for each test photo; resumes after a kill.
+
+    Ranks take every world-th shard; whoever finds all of them made writes ``index.json``, which ends the step.
+    Raises DataError, images.ImageError, sources.SourceError, or StoreError when the folder holds other crops.
+    """
+    out = cfg.path("crops")
+    parts = split(cfg)
+    want = provenance(cfg, parts)
+    key = store.digest(want)
+    if (out / "index.json").is_file():
+        have = store.read_json(out / "index.json")["provenance"]
+        store.require_same(str(out), have, want, f"Choose another --workdir, or delete {out} to make them again.")
+    rank, world, _ = dev.ranks()
+    jobs: list[tuple[str, str, Callable]] = []  # (file, split, maker)
+    for part, each in (("train", cfg.data.crops_per_photo), ("valid", cfg.data.valid_crops_per_photo)):
+        step = max(1, math.ceil(SHARD / each))
+        for n, i in enumerate(range(0, len(parts[part]), step)):
+            jobs.append(
+                (f"{part}-{n:05d}.safetensors", part, partial(_make_shard, parts[part][i : i + step], cfg, each))
+            )
+    for n, photo in enumerate(parts["test"]):
+        jobs.append((f"test-{n:05d}.safetensors", "test", partial(_make_test, photo, cfg)))
+    todo = [j for j in jobs[rank::world] if not _is_made(out / j[0], key)]
+    workers = cfg.workers or min(4, os.cpu_count() or 1)
+    bar = tqdm(total=len(todo), desc="crops", unit="shard", disable=rank > 0 or not todo)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for arrays, meta, job in pool.map(lambda j: (*j[2](), j), todo):
+            store.save_arrays(out / job[0], arrays, {"key": key} | meta)
+            bar.update()
+    if all(_is_made(out / j[0], key) for j in jobs):
+        entries = [(j, store.load_arrays(out / j[0])) for j in jobs]
+        shards = [
+            {"file": j[0], "split": j[1], "sha256": store.sha256(a["lr"].tobytes()), **m} for j, (a, m) in entries
+        ]
+        index = {"key": key, "provenance": want, "versions": versions()}
+        index["shards"] = [e for e in shards if e["split"] != "test"]
+        index["test"] = [e for e in shards if e["split"] == "test"]
+        if not sum(e["count"] for e in index["shards"] if e["split"] == "train"):
+            raise DataError(
+                f"no training crops: every photo is smaller than data.crop={cfg.data.crop}, or flat or dark"
+            )
+        store.write_json(out / "index.json", index)
+        keep = {j[0] for j in jobs}
+        for stray in (p for p in out.glob("*.safetensors") if p.name not in keep):
+            stray.unlink()  # left by an unfinished run under another configuration
+        count = {part: sum(e["count"] for e in shards if e["split"] == part) for part in parts}
+        return Prepared(
+            out, {p: len(v) for p, v in parts.items()}, count, sum(e.get("refused", 0) for e in shards), len(todo)
+        )
+    return Prepared(out, {p: len(v) for p, v in parts.items()}, {}, 0, len(todo))
+
+
+def _is_made(path: Path, key: str) -> bool:
+    try:
+        return path.exists() and store.load_arrays(path, verify=True)[1]["key"] == key
+    except store.StoreError:
+        return False
+
+
+def _make_shard(photos: list[Photo], cfg: Config, each: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    made = [crop_pairs(p, cfg, each) for p in photos]
+    arrays = {"hr": np.concatenate([m[0] for m in made]), "lr": np.concatenate([m[1] for m in made])}
+    return arrays, {"count": len(arrays["hr"]), "refused": sum(m[2] for m in made), "photos": [p.name for p in photos]}
+
+
+def _make_test(photo: Photo, cfg: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    pair = test_pair(photo, cfg)
+    return {"hr": pair.hr, "lr": pair.lr}, {"count": 1, "name": photo.name}
+
+
+def read_index(cfg: Config) -> dict[str, Any]:
+    """`crops/index.json`, refused where `cfg` asks for other crops. Raises StoreError."""
+    path = cfg.path("crops", "index.json")
+    if not path.is_file():
+        raise store.StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
+    index = store.read_json(path)
+    want = provenance(cfg, {})
+    have = {k: v for k, v in index["provenance"].items() if k != "photos"}
+    want.pop("photos")
+    store.require_same(
+        str(path.parent), have, want, f"Choose another --workdir, or delete {path.parent} to make them again."
+    )
+    return index
+
+
+def test_pairs(cfg: Config) -> list[Pair]:
+    """The test photos with their degraded LR, memory-mapped; the first `eval.limit` (0: all)."""
+    index = read_index(cfg)
+    pairs = []
+    for entry in index["test"][: cfg.eval.limit or None]:
+        arrays, meta = store.load_arrays(cfg.path("crops", entry["file"]))
+        pairs.append(Pair(meta["name"], arrays["hr"], arrays["lr"]))
+    return pairs
+
+
+test_pairs.__test__ = False

@@ -1,0 +1,60 @@
+"""Where a run computes: device, mixed precision by device, and this process's place among many (torchrun)."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import torch
+
+
+class Ranks(NamedTuple):
+    rank: int
+    world: int
+    local: int
+
+
+class Amp(NamedTuple):
+    dtype: torch.dtype  # autocast to this; float32 means no autocast
+    scaler: bool  # fp16 gradients underflow without a loss scaler
+
+
+def ranks() -> Ranks:
+    """This process's place, from torchrun's environment; (0, 1, 0) without torchrun."""
+    return Ranks(*(int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
+
+
+def pick(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA (of this process's local rank), then Apple's MPS, then the CPU.
+
+    Raises ValueError for a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", ranks().local)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise ValueError(
+            f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): try device=auto or device=cpu"
+        ) from e
+    return device
+
+
+def autocast(device: torch.device, dtype: str = "auto") -> Amp:
+    """Mixed precision that is safe on `device`: bf16 from compute capability 8.0, fp16 with a scaler below
+    (T4 is 7.5), fp32 elsewhere, because half precision on a CPU is slow or missing.
+    """
+    if dtype == "auto":
+        if device.type != "cuda":
+            return Amp(torch.float32, False)
+        dtype = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "float64": torch.float64}
+    return Amp(kinds[dtype], dtype == "fp16" and device.type == "cuda")
+
+
+def half(device: torch.device) -> torch.dtype:
+    """The dtype for inference without gradients: fp16 on CUDA, else fp32."""
+    return torch.float16 if device.type == "cuda" else torch.float32

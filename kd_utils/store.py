@@ -1,0 +1,156 @@
+"""Files that are whole or absent: atomic writes, checksums, and named uint8 arrays in safetensors shards.
+
+A shard's header carries its provenance as JSON under the key ``kd``, and the sha256 of its data, so that a shard
+cut short or altered is found out. Nothing here writes a time, so that equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class StoreError(RuntimeError):
+    """A file that is damaged or was made under another configuration."""
+
+
+def write_bytes(path: str | Path, data: bytes | memoryview) -> Path:
+    """Write a file so that a reader, or a restart, sees the old one or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another workdir") from e
+    return path
+
+
+def write_json(path: str | Path, obj: Any) -> Path:
+    """Sorted and indented; NaN and infinity are refused (ValueError), they are not JSON."""
+    return write_bytes(path, (json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e:
+        raise StoreError(f"{path} cannot be read ({e}): delete it and run the step that makes it again") from e
+
+
+def write_torch(path: str | Path, obj: Any) -> Path:
+    """`torch.save` through a buffer: given a path it writes the file's name into the bytes."""
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    return write_bytes(path, buffer.getbuffer())
+
+
+def copy(src: str | Path, dst: str | Path) -> Path:
+    """Atomic copy: `dst` is whole or absent (Drive)."""
+    dst = Path(dst)
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    part = dst.with_name(f".{dst.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(src, part)
+        os.replace(part, dst)
+    finally:
+        part.unlink(missing_ok=True)
+    return dst
+
+
+def sha256(source: str | Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with open(source, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def digest(obj: Any) -> str:
+    """A short name of a JSON-able object: equal objects, equal digests."""
+    return sha256(json.dumps(obj, sort_keys=True).encode())[:16]
+
+
+def save_arrays(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:
+    """Named uint8 arrays of any shape into one safetensors file, with `meta` in its header."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name in sorted(arrays):
+        a = arrays[name]
+        if a.dtype != np.uint8:
+            raise TypeError(f"array {name!r} is {a.dtype}, not uint8")
+        header[name] = {"dtype": "U8", "shape": list(a.shape), "data_offsets": [offset, offset + a.nbytes]}
+        offset += a.nbytes
+    data = b"".join(np.ascontiguousarray(arrays[n]).tobytes() for n in sorted(arrays))
+    # Our own header writer, because safetensors' orders its metadata at random from run to run: bytes must repeat.
+    header["__metadata__"] = {"kd": json.dumps(meta, sort_keys=True), "sha256": sha256(data)}
+    head = json.dumps(header, sort_keys=True).encode()
+    head += b" " * (-len(head) % 8)
+    return write_bytes(path, struct.pack("<Q", len(head)) + head + data)
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    try:
+        with open(path, "rb") as f:
+            (n,) = struct.unpack("<Q", f.read(8))
+            head = json.loads(f.read(min(n, 1 << 27)))
+        end = max([v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"], default=0)
+        if path.stat().st_size != 8 + n + end:
+            raise ValueError("it is cut short")
+        return head, 8 + n
+    except (OSError, ValueError, KeyError, struct.error, TypeError) as e:
+        raise StoreError(f"shard {path} is damaged or missing ({e}): delete it and run its step again") from e
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The `meta` of `save_arrays`; checks the file's length, not its data."""
+    return json.loads(_header(Path(path))[0]["__metadata__"]["kd"])
+
+
+def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays, memory-mapped read-only, and the `meta`. `verify` also checks the data's sha256.
+
+    Raises StoreError for a damaged file.
+    """
+    path = Path(path)
+    head, start = _header(path)
+    info = head.pop("__metadata__")
+    raw = np.memmap(path, np.uint8, "r", offset=start) if path.stat().st_size > start else np.empty(0, np.uint8)
+    if verify and hashlib.sha256(raw).hexdigest() != info["sha256"]:
+        raise StoreError(f"shard {path} is damaged (its checksum differs): delete it and run its step again")
+    arrays = {k: raw[slice(*v["data_offsets"])].reshape(v["shape"]) for k, v in head.items()}
+    return arrays, json.loads(info["kd"])
+
+
+def require_same(what: str, have: dict[str, Any], want: dict[str, Any], remedy: str) -> None:
+    """Refuse an artefact made under another configuration: StoreError names what differs and the remedy."""
+    differ = [k for k in sorted(have.keys() | want.keys()) if have.get(k) != want.get(k)]
+    if differ:
+        shown = "; ".join(f"{k} was {_short(have.get(k))}, now {_short(want.get(k))}" for k in differ[:4])
+        more = f" (and {len(differ) - 4} more)" if len(differ) > 4 else ""
+        raise StoreError(f"{what} was made under another configuration: {shown}{more}. {remedy}")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def write_png(path: str | Path, image: Any) -> Path:
+    """A PIL image as PNG, atomically."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return write_bytes(path, buffer.getbuffer())

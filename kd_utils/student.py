@@ -1,0 +1,180 @@
+"""The student: a light CNN with PixelShuffle upscaling, over-parameterised while it trains, plain when it ships.
+
+The fused x4 student is exactly Real-ESRGAN's SRVGGNetCompact (conv + PReLU stack, PixelShuffle, nearest residual), so
+`student_model.pth` opens in every tool that reads "RealESRGAN Compact". While training, each 3x3 kernel is a sum,
+    W = W0 + P * E + I            (P: 1x1 projection of `expand` times the width, E: 3x3 expansion, I: identity)
+as in SESR's collapsible blocks (Bhardwaj et al., 2022, arXiv:2103.09404). The sum is formed on the kernels, which are
+tiny, not on the feature maps, so that training wide costs what training plain costs, and zero padding stays exact.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import store
+from .tensors import CheckpointError, read_checkpoint
+
+# width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.1
+SIZES = {"s": (24, 8), "m": (32, 14), "l": (48, 13)}
+UP = 4  # the body always runs on the output/4 grid
+
+
+class StudentError(CheckpointError):
+    """A file that holds no student, or one of another shape; the message names the file and the remedy."""
+
+
+class WideConv(nn.Module):
+    """A 3x3 convolution whose kernel is composed of several while training; `kernel()` is the plain one."""
+
+    def __init__(self, cin: int, cout: int, expand: int):
+        super().__init__()
+        plain = nn.Conv2d(cin, cout, 3, padding=1)
+        self.weight, self.bias = plain.weight, plain.bias
+        mid = expand * max(cin, cout)
+        # E spreads, P starts at small random values: the sum starts near the plain kernel and grows into the rest
+        self.expand = nn.Parameter(torch.empty(mid, cin, 3, 3))
+        self.project = nn.Parameter(torch.empty(cout, mid))
+        nn.init.kaiming_normal_(self.expand, nonlinearity="linear")
+        nn.init.normal_(self.project, std=0.1 * mid**-0.5)
+        self.identity = cin == cout
+
+    def kernel(self) -> Tensor:
+        """The equivalent plain kernel, (cout, cin, 3, 3)."""
+        w = self.weight + (self.project @ self.expand.flatten(1)).view_as(self.weight)
+        if self.identity:
+            eye = torch.eye(w.shape[0], dtype=w.dtype, device=w.device)
+            w = w + F.pad(eye[:, :, None, None], (1, 1, 1, 1))
+        return w
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, cin, h, w) -> (N, cout, h, w)
+        return F.conv2d(x, self.kernel(), self.bias, padding=1)
+
+    def branches(self, x: Tensor) -> Tensor:
+        """The same, one branch after the other on the feature maps: the definition, slow, for the test."""
+        y = F.conv2d(x, self.weight, self.bias, padding=1)
+        y = y + F.conv2d(F.conv2d(x, self.expand, padding=1), self.project[:, :, None, None])
+        return y + x if self.identity else y
+
+
+class Student(nn.Module):
+    """(N, 3, h, w) RGB in [0, 1] -> (N, 3, h*scale, w*scale), not clamped. For scale 2 and 1, h and w must be
+    multiples of 4/scale. `expand` > 0 builds the training form.
+    """
+
+    def __init__(self, feat: int, convs: int, scale: int = 4, expand: int = 0):
+        super().__init__()
+        if scale not in (4, 2, 1):
+            raise StudentError(f"scale={scale}: a student is of scale 4, 2 or 1")
+        self.feat, self.convs, self.scale, self.expand = feat, convs, scale, expand
+        self.down = UP // scale
+
+        def conv(cin: int, cout: int) -> nn.Module:
+            return WideConv(cin, cout, expand) if expand else nn.Conv2d(cin, cout, 3, padding=1)
+
+        layers: list[nn.Module] = [conv(3 * self.down**2, feat), nn.PReLU(feat)]
+        for _ in range(convs):
+            layers += [conv(feat, feat), nn.PReLU(feat)]
+        last = conv(feat, 3 * UP**2)
+        with torch.no_grad():  # start near the upsampled input: the residual is small
+            last.weight *= 0.1
+            last.bias.zero_()
+        layers.append(last)
+        # Compact readers go by the name "body"; a scale 2 or 1 student must not be taken for a Compact.
+        self.trunk = "body" if scale == 4 else f"x{scale}_body"
+        self.add_module(self.trunk, nn.Sequential(*layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pixel_unshuffle(x, self.down) if self.down > 1 else x  # (N, 3 d^2, h/d, w/d)
+        y = F.pixel_shuffle(getattr(self, self.trunk)(y), UP)  # (N, 3, h s, w s)
+        return y + (F.interpolate(x, scale_factor=self.scale, mode="nearest") if self.scale > 1 else x)
+
+
+def build(size: str, scale: int = 4, expand: int = 0) -> Student:
+    """A new student of `SIZES`; its random weights come from torch's current seed."""
+    if size not in SIZES:
+        raise StudentError(f"student size {size!r}: choose one of {', '.join(SIZES)}")
+    return Student(*SIZES[size], scale=scale, expand=expand)
+
+
+@torch.no_grad()
+def fuse(net: Student) -> Student:
+    """The plain network that computes the same as `net` (to rounding)."""
+    plain = Student(net.feat, net.convs, net.scale)
+    plain = plain.to(next(net.parameters()))
+    for new, old in zip(getattr(plain, net.trunk), getattr(net, net.trunk), strict=True):
+        if isinstance(old, WideConv):
+            new.load_state_dict({"weight": old.kernel(), "bias": old.bias})
+        else:
+            new.load_state_dict(old.state_dict())
+    return plain.eval()
+
+
+def save(net: Student, path: str | Path, meta: dict[str, Any] | None = None) -> Path:
+    """Fused, fp32, on the CPU, as ``{"params": state_dict, "meta": {...}}``: what Compact readers open."""
+    plain = fuse(net).float().cpu()
+    state = {k: v.contiguous() for k, v in plain.state_dict().items()}
+    return store.write_torch(path, {"params": state, "meta": {"scale": net.scale} | (meta or {})})
+
+
+def load(path: str | Path) -> Student:
+    """A student of any scale, or any plain x4 Compact model, fused, fp32, in eval mode, on the CPU."""
+    data = read_checkpoint(path)
+    for key in ("params_ema", "params"):
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            state = data[key]
+            break
+    else:
+        state = data
+    try:
+        trunk = next(k for k in state if k.endswith("body.0.weight")).removesuffix(".0.weight")
+        scale = {"body": 4, "x2_body": 2, "x1_body": 1}[trunk]
+        feat = state[f"{trunk}.0.weight"].shape[0]
+        convs = max(int(k.split(".")[1]) for k in state) // 2 - 1
+        net = Student(feat, convs, scale)
+        net.load_state_dict({k: v.float() for k, v in state.items()})
+    except (StopIteration, KeyError, RuntimeError, AttributeError, ValueError, TypeError) as e:
+        raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
+    net.meta = data.get("meta", {}) if isinstance(data, dict) else {}
+    return net.eval()
+
+
+def params(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@torch.no_grad()
+def gmac(net: nn.Module, scale: int = 4, side: int = 1024) -> float:
+    """10^9 multiply-adds of all convolutions for a `side` x `side` output; exact, by running a small input."""
+    total = 0
+
+    def count(m: nn.Module, _: Any, out: Tensor) -> None:
+        nonlocal total
+        weight = m.kernel() if isinstance(m, WideConv) else m.weight
+        total += out.shape[-1] * out.shape[-2] * weight.numel()
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, (nn.Conv2d, WideConv))]
+    try:
+        p = next(net.parameters())
+        net(torch.zeros(1, 3, 64 // scale, 64 // scale, dtype=p.dtype, device=p.device))
+    finally:
+        for h in hooks:
+            h.remove()
+    return total * (side / 64) ** 2 / 1e9
+
+
+@torch.no_grad()
+def widen(plain: Student, expand: int) -> Student:
+    """The training form of a plain student, computing the same: training goes on from a shipped file."""
+    net = Student(plain.feat, plain.convs, plain.scale, expand)
+    for new, old in zip(getattr(net, net.trunk), getattr(plain, plain.trunk), strict=True):
+        if isinstance(new, WideConv):
+            new.weight += old.weight - new.kernel()
+            new.bias.copy_(old.bias)
+        else:
+            new.load_state_dict(old.state_dict())
+    return net

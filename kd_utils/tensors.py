@@ -1,0 +1,50 @@
+"""Between arrays, files and tensors: the conversions, the one resize and the one safe way to read a .pth."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or is damaged; the message names the file and the remedy."""
+
+
+def to_tensor(images: np.ndarray, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (N, H, W, 3) -> (N, 3, H, W) in [0, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
+    return x.permute(0, 3, 1, 2).to(dtype).div_(255)
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in [0, 1] -> uint8 (N, H, W, 3), rounded."""
+    return x.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of (N, C, H, W) to (N, C, *size); overshoots are left for the caller to clamp."""
+    return F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Any .pth as tensors and plain values, never executing its pickle. Raises CheckpointError, naming the file."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read ({e.strerror}): check the path") from e
+    if data[:64].lstrip()[:1] == b"<" or not (zipfile.is_zipfile(io.BytesIO(data)) or data[:1] == b"\x80"):
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint (a web page or a broken download?): fetch it again")
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises several kinds, pickle's among them
+        why = str(e).splitlines()[0]
+        raise CheckpointError(
+            f"{path} cannot be loaded safely ({why}): it is damaged, or holds more than weights"
+        ) from e

@@ -1,0 +1,353 @@
+"""Step 3: distil the student from the teacher's labels, and train the same student without a teacher beside it.
+
+What step n trains on is a function of (seed, n) alone: a run that was killed goes on exactly where it was, and ranks
+(torchrun) that share a batch learn what one process learns. The order of beginnings is: the newest whole checkpoint
+(here or on Drive), else `train.init`, else fresh random weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import checkpoint, data, losses, metrics, show, store, student, teacher
+from . import device as dev
+from .config import Config, to_dict
+from .tensors import to_tensor, to_uint8
+
+NO_TEACHER = "no_teacher"
+
+
+class TrainError(RuntimeError):
+    """Training cannot start or go on; the message names the remedy. Checkpoints already made are kept."""
+
+
+@dataclass
+class Trained:
+    student: Path
+    no_teacher: Path | None
+    history: Path  # of the student
+    curve: Path
+
+
+@dataclass
+class Watch:
+    """What a notebook is shown at each validation."""
+
+    name: str
+    history: dict[str, Any]
+    pictures: list[tuple[str, np.ndarray]]
+
+
+class Crops:
+    """The crops of one split with their labels, memory-mapped, addressed by one running number."""
+
+    def __init__(self, cfg: Config, index: dict[str, Any], part: str):
+        self.shards = []
+        for e in (e for e in index["shards"] if e["split"] == part and e["count"]):
+            crops, _ = store.load_arrays(cfg.path("crops", e["file"]))
+            labels, _ = store.load_arrays(cfg.path("labels", e["file"]))
+            self.shards.append((crops["lr"], labels["label"], crops["hr"]))
+        self.starts = np.cumsum([0] + [len(s[0]) for s in self.shards])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def batch(self, ids: np.ndarray, turns: np.ndarray) -> list[Tensor]:
+        """uint8 (N, H, W, 3): LR, label, HR, each turned by one of the 8 symmetries of the square."""
+        out: list[list[np.ndarray]] = [[], [], []]
+        for i, turn in zip(ids, turns, strict=True):
+            n = int(np.searchsorted(self.starts, i, "right")) - 1
+            for kind, array in zip(out, self.shards[n], strict=True):
+                a = np.rot90(array[i - self.starts[n]], turn % 4)
+                kind.append(a[:, ::-1] if turn >= 4 else a)
+        return [torch.from_numpy(np.stack(k)) for k in out]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, 1, epoch]).permutation(n)
+
+
+def draw(seed: int, step: int, batch: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the global batch of a step is: crop numbers, symmetries, and (batch, 2) positions of sub-crops in [0, 1)."""
+    at = np.arange(step * batch, (step + 1) * batch)
+    ids = np.array([_order(seed, int(p) // n, n)[p % n] for p in at])
+    rng = np.random.default_rng([seed, 2, step])
+    return ids, rng.integers(8, size=batch), rng.random((batch, 2))
+
+
+def rate(t: Any, step: int) -> float:
+    """Learning rate: linear warm-up, then half a cosine from `lr` to `lr_end`."""
+    if step < t.warmup:
+        return t.lr * (step + 1) / t.warmup
+    done = (step - t.warmup) / max(1, t.steps - t.warmup)
+    return t.lr_end + (t.lr - t.lr_end) * (1 + math.cos(math.pi * min(1, done))) / 2
+
+
+def gt_weight(cfg: Config, step: int) -> float:
+    """The weight of L1 to the original: constant, or a ramp from `gt` to `gt_end`."""
+    if cfg.loss.gt_end < 0:
+        return cfg.loss.gt
+    return cfg.loss.gt + (cfg.loss.gt_end - cfg.loss.gt) * step / max(1, cfg.train.steps - 1)
+
+
+def without_teacher(cfg: Config) -> Config:
+    """The same network, data and steps, L1 to the original only."""
+    plain = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, fft=0.0)
+    return replace(cfg, loss=plain, train=replace(cfg.train, init=""))
+
+
+def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
+    """Step 3. Writes ``student_model.pth`` and, with `train.baseline`, ``train/no_teacher/student_model.pth``.
+
+    `watch` is called at each validation (the notebook's live curve). Under torchrun each rank takes its part of every
+    batch. Raises StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
+    """
+    index = data.read_index(cfg)
+    labels = _check_labels(cfg, index)
+    main = _run(cfg, "student", index, labels, cfg.path("student_model.pth"), watch)
+    other = None
+    if cfg.train.baseline:
+        other = cfg.path("train", NO_TEACHER, "student_model.pth")
+        _run(without_teacher(cfg), NO_TEACHER, index, labels, other, watch)
+    return Trained(main, other, cfg.path("train", "student", "history.json"), cfg.path("train", "student", "curve.png"))
+
+
+def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
+    folder = cfg.path("labels")
+    if not (folder / "index.json").is_file():
+        raise store.StoreError(f"{folder}/index.json is missing: run step 2 first (python -m kd_utils label)")
+    have = store.read_json(folder / "index.json")
+    want = teacher.provenance(cfg, *teacher.identify(cfg.teacher), index["key"])
+    store.require_same(str(folder), have, want, f"Choose another --workdir, or delete {folder} and run step 2 again.")
+    missing = [e["file"] for e in index["shards"] if not (folder / e["file"]).is_file()]
+    if missing:
+        raise store.StoreError(f"{folder} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
+    return have
+
+
+def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
+    """What a training run depends on. How often it is watched and saved does not matter."""
+    fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
+    for name in ("valid_every", "save_every", "keep", "baseline"):
+        fields.pop(f"train.{name}")
+    return fields | {f"labels.{k}": v for k, v in labels.items()}
+
+
+def _fresh(cfg: Config) -> student.Student:
+    torch.manual_seed(cfg.seed)
+    if cfg.train.init:
+        net = student.load(cfg.train.init)
+        if (net.feat, net.convs, net.scale) != (*student.SIZES[cfg.student.size], cfg.scale):
+            raise TrainError(
+                f"train.init={cfg.train.init} is not of student.size={cfg.student.size}, scale={cfg.scale}: "
+                "name another file"
+            )
+        return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
+    return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+
+
+def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None) -> Path:
+    t, folder = cfg.train, cfg.path("train", name)
+    drive = Path(cfg.drive).expanduser() / "train" / name if cfg.drive else None
+    want = provenance(cfg, labels)
+    remedy = f"Choose another --workdir, or delete {folder} (and its copy on Drive) and {out} to train anew."
+    place = dev.ranks()
+    if t.batch % place.world:
+        raise TrainError(f"train.batch={t.batch} cannot be shared by {place.world} processes: choose a multiple")
+    if out.is_file():
+        made = student.load(out).meta.get("provenance")
+        store.require_same(str(out), made or {}, want, remedy)
+        return out
+    device = dev.pick(cfg.device)
+    amp = dev.autocast(device, t.dtype)
+    double = amp.dtype == torch.float64
+    group = _join(place, device)
+    net = _fresh(cfg).to(device)
+    net = net.double() if double else net
+    if device.type == "cuda":
+        net = net.to(memory_format=torch.channels_last)
+    ema = deepcopy(net).requires_grad_(False).eval()
+    opt = torch.optim.Adam(net.parameters(), t.lr, tuple(t.betas), fused=device.type == "cuda")
+    scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
+    history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
+    first = 0
+    if saved := checkpoint.latest(folder, drive):
+        first, state = saved
+        store.require_same(str(folder), state["provenance"], want, remedy)
+        net.load_state_dict(state["net"])
+        ema.load_state_dict(state["ema"])
+        opt.load_state_dict(state["opt"])
+        scaler.load_state_dict(state["scaler"])
+        history = state["history"]
+        if place.rank == 0:
+            print(f"{name}: goes on from step {first}")
+    crops = Crops(cfg, index, "train")
+    valid = Crops(cfg, index, "valid")
+    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.perceptual else None
+    model = (
+        torch.nn.parallel.DistributedDataParallel(net, [device] if device.type == "cuda" else None) if group else net
+    )
+    mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
+
+    def load(step: int) -> tuple[list[Tensor], np.ndarray]:
+        ids, turns, spots = (a[mine] for a in draw(cfg.seed, step, t.batch, len(crops)))
+        arrays = crops.batch(ids, turns)
+        return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), spots
+
+    def save(step: int) -> None:
+        if place.rank == 0:
+            state = {"provenance": want, "net": net.state_dict(), "ema": ema.state_dict(), "opt": opt.state_dict()}
+            checkpoint.save(folder, step, state | {"scaler": scaler.state_dict(), "history": history}, t.keep, drive)
+
+    every = max(1, min(50, t.steps // 100))
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    step = first
+    bar = tqdm(
+        total=t.steps, initial=first, desc=f"train {name} ({cfg.student.size})", unit="step", disable=place.rank > 0
+    )
+    with bar, ThreadPoolExecutor(2) as pool:
+        ahead = {s: pool.submit(load, s) for s in range(first, min(first + 3, t.steps))}
+        try:
+            for step in range(first, t.steps):
+                arrays, spots = ahead.pop(step).result()
+                if step + 3 < t.steps:
+                    ahead[step + 3] = pool.submit(load, step + 3)
+                for g in opt.param_groups:
+                    g["lr"] = rate(t, step)
+                lr, label, hr = (
+                    a.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float64 if double else torch.float32)
+                    / 255
+                    for a in arrays
+                )
+                with torch.autocast(device.type, amp.dtype, enabled=amp.dtype in (torch.float16, torch.bfloat16)):
+                    loss = loss_of(cfg, model(lr), label, hr, vgg, spots, step)
+                opt.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                if t.clip:
+                    scaler.unscale_(opt)
+                    torch.nn.utils.clip_grad_norm_(net.parameters(), t.clip)
+                scaler.step(opt)
+                scaler.update()
+                _follow(ema, net, min(t.ema, (1 + step) / (10 + step)))
+                total += loss.detach()
+                bar.update()
+                done = step + 1
+                if done % every == 0 or done == t.steps:
+                    if group:
+                        torch.distributed.all_reduce(total)
+                    mean = total.item() / ((done - 1) % every + 1) / place.world
+                    if not math.isfinite(mean):
+                        raise TrainError(
+                            f"{name}: the loss is not finite at step {done}; the last good checkpoint is kept in "
+                            f"{folder}. Lower train.lr (now {t.lr:g}) or set train.dtype=fp32, and begin in another --workdir."
+                        )
+                    total.zero_()
+                    bar.set_postfix(loss=f"{mean:.4f}")
+                    for key, value in (("step", done), ("loss", mean), ("lr", rate(t, step))):
+                        history[key].append(value)
+                if place.rank == 0 and (done % t.valid_every == 0 or done == t.steps):
+                    _validate(cfg, name, ema, valid, device, done, history, watch)
+                # only where the loss was just looked at: what is saved is known to be good
+                if (done % every == 0 and done // t.save_every > (done - every) // t.save_every) or done == t.steps:
+                    save(done)
+        except KeyboardInterrupt:
+            if step % every == 0 and step > first:
+                save(step)
+            print(f"\n{name}: stopped at step {step}; call again to go on from the last checkpoint")
+            raise
+    if group:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    if place.rank == 0:
+        student.save(
+            ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
+        )
+        if cfg.drive:
+            store.copy(out, Path(cfg.drive).expanduser() / out.relative_to(cfg.path()))
+    return out
+
+
+def _join(place: dev.Ranks, device: torch.device) -> bool:
+    """Join torchrun's processes, if it started us."""
+    if place.world == 1:
+        return False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return True
+
+
+def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spots: np.ndarray, step: int) -> Tensor:
+    """The training loss of a batch, a scalar: pred, label, hr (N, 3, H, W); `spots` (N, 2) place the sub-crops.
+
+    A border of `loss.margin` (times 4 pixels) is left out: there the teacher saw zero padding instead of the photo.
+    """
+    m = 4 * cfg.loss.margin
+    keep = (..., slice(m, pred.shape[-2] - m), slice(m, pred.shape[-1] - m))
+    pred, label, hr = pred[keep], label[keep], hr[keep]
+    if pred.dtype in (torch.float16, torch.bfloat16):
+        pred = pred.float()
+    loss = pred.new_zeros(())
+    w = cfg.loss
+    if w.teacher:
+        loss = loss + w.teacher * losses.l1(pred, label)
+    if gt := gt_weight(cfg, step):
+        loss = loss + gt * losses.l1(pred, hr)
+    if w.fft:
+        loss = loss + w.fft * losses.fft_l1(pred, label)
+    if vgg is not None:
+        loss = loss + w.perceptual * losses.perceptual(*losses.sub_crops(pred, label, w.crop, w.fraction, spots), vgg)
+    return loss
+
+
+@torch.no_grad()
+def _follow(ema: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+
+
+@torch.inference_mode()
+def _validate(
+    cfg: Config,
+    name: str,
+    ema: student.Student,
+    valid: Crops,
+    device: torch.device,
+    step: int,
+    history: dict[str, Any],
+    watch: Callable[[Watch], None] | None,
+) -> None:
+    """Scores of the EMA student on the validation crops (mean PSNR on Y, border = scale), and pictures of a few."""
+    net = student.fuse(ema).float().to(device)
+    ids = np.arange(len(valid))
+    lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
+    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16], device))) for i in range(0, len(ids), 16)])
+    border = max(cfg.scale, 4 * cfg.loss.margin)
+    scores = {
+        key: float(np.mean([min(metrics.psnr(a, b, border, y=True), 100.0) for a, b in zip(out, ref, strict=True)]))
+        for key, ref in (("psnr_y_teacher", label), ("psnr_y", hr))
+    }
+    history["valid"].append({"step": step} | scores)
+    pictures = [
+        (f"{title} {i}", batch[i])
+        for i in range(0, len(ids), max(1, len(ids) // 3))
+        for title, batch in (("LR", lr), ("student", out), ("teacher", label), ("original", hr))
+    ][:12]
+    folder = cfg.path("train", name)
+    store.write_json(folder / "history.json", history)
+    store.write_png(folder / "curve.png", show.curve(history))
+    store.write_png(folder / "valid.png", show.grid(pictures, columns=4))
+    if watch:
+        watch(Watch(name, history, pictures))
