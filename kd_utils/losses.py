@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .tensors import CheckpointError, read_checkpoint
+
 # name -> (index in torchvision's vgg19().features, Real-ESRGAN's weight)
 LAYERS = {"conv1_2": (2, 0.1), "conv2_2": (7, 0.1), "conv3_4": (16, 1.0), "conv4_4": (25, 1.0), "conv5_4": (34, 1.0)}
 DISTANCE = ("conv1_2", "conv2_2", "conv3_4")
@@ -46,24 +48,22 @@ def fft_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sub_crops(
-    pred: Tensor, target: Tensor, side: int, fraction: float, rng: np.random.Generator | np.ndarray, margin: int = 0
+    pred: Tensor, target: Tensor, side: int, fraction: float, spots: np.ndarray, margin: int = 0
 ) -> tuple[Tensor, Tensor]:
     """One square of `side` pixels from every 1/`fraction`-th sample of a batch: two (K, C, side, side) tensors.
 
-    K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway), the
-    positions are drawn per sample and keep `margin` pixels from the border. `rng` is a generator or its (N, 2) draws in
-    [0, 1): ranks that hold contiguous parts of a global batch pass their rows of the global draws, and take the very
-    crops that one process would.
+    K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway); `spots`,
+    (N, 2) in [0, 1), places each sample's square, at least `margin` pixels from the border. Ranks that hold contiguous
+    parts of a global batch pass their rows of its spots, and take the very crops that one process would.
     """
     n, _, height, width = pred.shape
     room = height - 2 * margin - side, width - 2 * margin - side
     if min(room) < 0:
         raise ValueError(f"sub-crops of {side} pixels with a margin of {margin} do not fit into {width}x{height}")
-    draws = rng.random((n, 2)) if isinstance(rng, np.random.Generator) else rng
     count = max(1, round(fraction * n))
     crops = []
     for i in (k * n // count for k in range(count)):
-        top, left = (margin + int(u * (r + 1)) for u, r in zip(draws[i], room, strict=True))
+        top, left = (margin + int(u * (r + 1)) for u, r in zip(spots[i], room, strict=True))
         crops.append((i, slice(None), slice(top, top + side), slice(left, left + side)))
     return torch.stack([pred[c] for c in crops]), torch.stack([target[c] for c in crops])
 
@@ -128,9 +128,9 @@ def _read_state(path: Path, shapes: dict[str, tuple], upto: str) -> dict[str, Te
     if not path.is_file():
         raise VGGError(f"no VGG19 weights at {path}: {remedy}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a zip, pickle or OS error: whatever it is, the file cannot be read
-        raise VGGError(f"{path} is not a readable PyTorch weights file: {remedy}") from error
+        state = read_checkpoint(path)
+    except CheckpointError as error:
+        raise VGGError(f"{error}; or {remedy}") from error
     if not isinstance(state, dict):
         raise VGGError(f"{path} holds a {type(state).__name__}, not a state dict of VGG19: {remedy}")
     found = {}

@@ -97,7 +97,7 @@ def test_sub_crops_are_drawn_per_sample_and_keep_the_margin():
     batch = torch.cat([where[None].expand(8, -1, -1, -1), torch.arange(8).view(8, 1, 1, 1).expand(8, 1, 40, 32)], 1)
     seen = []
     for seed in range(30):
-        p, t = losses.sub_crops(batch, batch.clone(), 16, 0.5, np.random.default_rng(seed), margin=4)
+        p, t = losses.sub_crops(batch, batch.clone(), 16, 0.5, np.random.default_rng(seed).random((8, 2)), margin=4)
         assert p.shape == (4, 3, 16, 16) and torch.equal(p, t)
         assert p[:, 2, 0, 0].tolist() == [0, 2, 4, 6], "samples evenly spaced in the batch"
         assert p[:, 0].min() >= 4 and p[:, 0].max() < 36 and p[:, 1].min() >= 4 and p[:, 1].max() < 28
@@ -113,14 +113,13 @@ def test_sub_crops_do_not_depend_on_the_number_of_processes():
     parts = [losses.sub_crops(a[s], b[s], 16, 0.25, draws[s]) for s in (slice(0, 8), slice(8, 16))]
     for k in range(2):
         assert torch.equal(whole[k], torch.cat([p[k] for p in parts]))
-    assert torch.equal(whole[0], losses.sub_crops(a, b, 16, 0.25, np.random.default_rng(3))[0])
 
 
 def test_sub_crops_limits():
     a = torch.rand(3, 3, 24, 24)
-    assert losses.sub_crops(a, a, 24, 0.01, np.random.default_rng(0))[0].shape == (1, 3, 24, 24)
+    assert losses.sub_crops(a, a, 24, 0.01, np.zeros((3, 2)))[0].shape == (1, 3, 24, 24)
     with pytest.raises(ValueError, match="do not fit"):
-        losses.sub_crops(a, a, 24, 1, np.random.default_rng(0), margin=1)
+        losses.sub_crops(a, a, 24, 1, np.zeros((3, 2)), margin=1)
 
 
 def _distance_by_hand(a, b, vgg):
@@ -169,7 +168,7 @@ def test_clear_errors(tmp_path, vgg):
     for name, says in {
         "shape": r"features\.16\.weight is \(4, 4, 3, 3\)",
         "list": "not a state dict",
-        "page": "not a readable",
+        "page": "not a PyTorch checkpoint",
         "missing": "no VGG19 weights at",
     }.items():
         with pytest.raises(losses.VGGError, match=says):
