@@ -252,7 +252,8 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                     if not math.isfinite(mean):
                         raise TrainError(
                             f"{name}: the loss is not finite at step {done}; the last good checkpoint is kept in "
-                            f"{folder}. Lower train.lr (now {t.lr:g}) or set train.dtype=fp32, and begin in another --workdir."
+                            f"{folder}. Lower train.lr (now {t.lr:g}) or set train.dtype=fp32, and begin in another "
+                            "--workdir."
                         )
                     total.zero_()
                     bar.set_postfix(loss=f"{mean:.4f}")

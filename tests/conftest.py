@@ -5,13 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def pytest_configure(config):
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,57 @@
+import pytest
+
+from kd_utils import config
+from kd_utils.config import ConfigError, make
+
+
+def test_every_preset_is_valid_and_quick_downloads_nothing():
+    for preset in config.PRESETS:
+        make(preset)
+    quick = make("quick")
+    assert (quick.data.photos, quick.loss.vgg, quick.teacher) == ("samples", "random", "student_x4_m")
+
+
+def test_overrides_are_typed():
+    cfg = make("quick", "train.steps=5 loss.gt=0.2 train.betas=0.5,0.9 train.baseline=no 'data.photos=my photos'")
+    assert (cfg.train.steps, cfg.loss.gt, cfg.train.betas) == (5, 0.2, [0.5, 0.9])
+    assert cfg.train.baseline is False and cfg.data.photos == "my photos"
+    assert make("quick", {"train.steps": 7}).train.steps == 7
+    assert make("quick", ["train.steps=1e3"]).train.steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stesp=5", "'train.steps'"),
+        ("stesp=5", "'train.steps'"),
+        ("steps=5", "'train.steps'"),
+        ("Teacher=x", "'teacher'"),
+        ("preset=full", "unknown key 'preset'"),
+        ("train.steps=many", "not of type int"),
+        ("train.steps=1.5", "not of type int"),
+        ("train.lr=nan", "finite number"),
+        ("train.baseline=maybe", "not of type bool"),
+        ("train.steps", "not key=value"),
+        ("scale=3", "choose one of 4, 2, 1"),
+        ("train.batch=0", "greater than 0"),
+        ("data.crop=100", "multiple of 8"),
+        ("loss.margin=99", "leaves nothing"),
+        ("loss.teacher=0", "nothing to learn from"),
+        ("loss.perceptual=1 loss.crop=999", "loss.crop"),
+        ("'unclosed", "cannot be read"),
+    ],
+)
+def test_bad_overrides_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        make("quick", override)
+
+
+def test_unknown_preset_names_the_choices():
+    with pytest.raises(ConfigError, match="quick, colab, full"):
+        make("fast")
+
+
+def test_presets_do_not_share_state():
+    a, b = make("quick"), make("quick")
+    a.train.betas.append(1.0)
+    assert b.train.betas == [0.9, 0.99]

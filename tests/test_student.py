@@ -1,0 +1,136 @@
+import pytest
+import torch
+
+from kd_utils import config, student
+from kd_utils.student import StudentError
+
+
+def random_student(size, scale, expand=4):
+    torch.manual_seed(1)
+    net = student.build(size, scale, expand)
+    for p in net.parameters():  # away from the initial values, slopes too
+        p.data += 0.05 * torch.randn_like(p)
+    return net
+
+
+@pytest.mark.parametrize("scale", [4, 2, 1])
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_fused_computes_the_same_as_the_training_form(size, scale):
+    net = random_student(size, scale).double()
+    x = torch.rand(2, 3, 24, 16, dtype=torch.float64)
+    y = net(x)
+    assert y.shape == (2, 3, 24 * scale, 16 * scale)
+    plain = student.fuse(net)
+    assert not any(isinstance(m, student.WideConv) for m in plain.modules())
+    torch.testing.assert_close(plain(x), y, atol=1e-12, rtol=1e-12)
+
+
+def test_the_summed_kernel_is_its_branches_one_after_the_other():
+    torch.manual_seed(0)
+    for cin, cout in ((8, 8), (3, 8)):  # with and without the identity branch
+        conv = student.WideConv(cin, cout, 4).double()
+        conv.project.data.normal_()
+        x = torch.rand(1, cin, 9, 7, dtype=torch.float64)
+        torch.testing.assert_close(conv(x), conv.branches(x), atol=1e-11, rtol=1e-11)
+
+
+def test_every_branch_learns():
+    net = student.build("s", 4, 4)
+    net(torch.rand(1, 3, 8, 8)).abs().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("size", ["s", "m", "l"])
+def test_x4_opens_in_spandrel_as_compact_with_the_same_pixels(size, tmp_path):
+    from spandrel import ModelLoader
+
+    net = random_student(size, 4)
+    path = student.save(net, tmp_path / "student_model.pth", {"teacher": "t"})
+    found = ModelLoader(device="cpu").load_from_file(path)
+    assert (found.architecture.name, found.scale) == ("RealESRGAN Compact", 4)
+    x = torch.rand(1, 3, 17, 23)
+    assert torch.equal(found(x), student.load(path)(x).clamp(0, 1))
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_other_scales_are_not_taken_for_compact(scale, tmp_path):
+    from spandrel import ModelLoader
+    from spandrel import UnsupportedModelError as Unsupported
+
+    path = student.save(random_student("s", scale), tmp_path / "s.pth")
+    with pytest.raises(Unsupported):
+        ModelLoader().load_from_file(path)
+    assert student.load(path).scale == scale
+
+
+def test_save_load_keeps_meta_and_bytes_repeat(tmp_path):
+    net = random_student("s", 4)
+    a, b = (student.save(net, tmp_path / n, {"teacher": "t"}) for n in ("a.pth", "b.pth"))
+    assert a.read_bytes() == b.read_bytes()
+    back = student.load(a)
+    assert back.meta == {"scale": 4, "teacher": "t"} and not back.training
+    x = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(back(x), net(x), atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_files_and_bare_state_dicts_open(tmp_path):
+    state = student.fuse(random_student("s", 4)).state_dict()
+    for name, obj in (("half", {"params_ema": {k: v.half() for k, v in state.items()}}), ("bare", state)):
+        torch.save(obj, tmp_path / name)
+        assert student.load(tmp_path / name).body[0].weight.dtype == torch.float32
+
+
+def test_widen_is_the_inverse_of_fuse():
+    plain = student.fuse(random_student("s", 4, expand=0))
+    x = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(student.widen(plain, 4)(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_sizes_keep_their_promised_cost():
+    for size, limit in (("s", 3.5), ("m", 10), ("l", 20)):
+        assert student.gmac(student.build(size)) <= limit
+        assert student.gmac(student.build(size, 4, 4)) == student.gmac(student.build(size))
+    assert student.gmac(student.build("s", 1), scale=1) <= 4.2
+
+
+def test_gmac_is_the_sum_over_layers():
+    net = student.build("s")
+    weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Conv2d))
+    assert student.gmac(net) == weights * 256**2 / 1e9
+
+
+def test_bad_files_are_named(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    cases = {
+        "page.pth": b"<!DOCTYPE html><html>404</html>",
+        "empty.pth": b"",
+        "text.pth": b"hello",
+        "cut.pth": student.save(student.build("s"), tmp_path / "ok.pth").read_bytes()[:5000],
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StudentError if name == "other.pth" else ValueError, match=name):
+            student.load(tmp_path / name)
+    torch.save(Evil(), tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="evil.pth cannot be loaded safely"):
+        student.load(tmp_path / "evil.pth")
+    torch.save({"params": {"conv.weight": torch.ones(1)}}, tmp_path / "other.pth")
+    with pytest.raises(StudentError, match="other.pth is not a student"):
+        student.load(tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="cannot be read"):
+        student.load(tmp_path / "none.pth")
+
+
+def test_wrong_size_and_scale():
+    with pytest.raises(StudentError, match="s, m, l"):
+        student.build("xl")
+    with pytest.raises(StudentError, match="4, 2 or 1"):
+        student.build("s", 3)
+
+
+def test_shipped_names_the_remedy():
+    with pytest.raises(config.ConfigError, match="git checkout"):
+        config.shipped("student_x9.pth")
