@@ -49,9 +49,8 @@ def main() -> None:
             pred = net(lr)
             loss = losses.l1(pred, target)
             if side:
-                loss = loss + 0.05 * losses.perceptual(
-                    *losses.sub_crops(pred, target, side, fraction, rng.random((args.batch, 2))), vgg
-                )
+                crops = losses.sub_crops(pred, target, side, fraction, rng.random((args.batch, 2)))
+                loss = loss + 0.05 * losses.perceptual(*crops, vgg)
         loss.backward()
         adam.step()
         adam.zero_grad(set_to_none=True)

@@ -52,9 +52,9 @@ def sub_crops(
 ) -> tuple[Tensor, Tensor]:
     """One square of `side` pixels from every 1/`fraction`-th sample of a batch: two (K, C, side, side) tensors.
 
-    K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway); `spots`,
-    (N, 2) in [0, 1), places each sample's square, at least `margin` pixels from the border. Ranks that hold contiguous
-    parts of a global batch pass their rows of its spots, and take the very crops that one process would.
+    K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway).
+    `spots`, (N, 2) in [0, 1), places each sample's square, at least `margin` pixels from the border. Ranks that hold
+    contiguous parts of a global batch pass their rows of its spots, and take the very crops that one process would.
     """
     n, _, height, width = pred.shape
     room = height - 2 * margin - side, width - 2 * margin - side
