@@ -21,28 +21,26 @@ the output or above, blurs are light to moderate at the photo's own size, and no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.io import decode_jpeg, encode_jpeg
 
 PROFILES = ("bicubic", "light", "two_order", "mixed")
 SCALES = (4, 2, 1)
 LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
 
-KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
+# What the two orders share, as published.
+KERNELS = ("iso", "aniso", "generalized iso", "generalized aniso", "plateau iso", "plateau aniso")
 KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-SINC_PROB = 0.1
-FINAL_SINC_PROB = 0.8
-SECOND_BLUR_PROB = 0.8
-GAUSSIAN_PROB = 0.5  # else Poisson
-GRAY_PROB = 0.4
-BETA_GENERALIZED = (0.5, 4.0)
-BETA_PLATEAU = (1.0, 2.0)
+SINC_PROB, SECOND_BLUR_PROB, FINAL_SINC_PROB = 0.1, 0.8, 0.8
+GAUSSIAN_PROB, GRAY_PROB = 0.5, 0.4  # Gaussian noise, else Poisson; the same on the three channels
+BETA_GENERALIZED, BETA_PLATEAU = (0.5, 4.0), (1.0, 2.0)
 MODES = ("area", "bilinear", "bicubic")
+JPEG = (30, 95)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class Order:
     resize: tuple[float, float]  # first order: times the HR size; second order: times the LR size
     noise: tuple[float, float]  # sigma of Gaussian noise, on 0..255
     poisson: tuple[float, float]  # strength of Poisson noise
-    jpeg: tuple[int, int] = (30, 95)
 
 
 PUBLISHED = (
@@ -79,19 +76,11 @@ class Blur:
     kernel: np.ndarray  # (k, k) float64, k odd, sum 1
     name: str
 
-    @property
-    def title(self) -> str:
-        return f"blur: {self.name}, {len(self.kernel)}x{len(self.kernel)}"
-
 
 @dataclass(frozen=True)
 class Resize:
     size: tuple[int, int]  # height, width
     mode: str  # area, bilinear or bicubic without antialiasing, as published; or "antialiased bicubic"
-
-    @property
-    def title(self) -> str:
-        return f"resize: {self.size[1]}x{self.size[0]}, {self.mode}"
 
 
 @dataclass(frozen=True)
@@ -101,21 +90,24 @@ class Noise:
     gray: bool  # the same on the three channels
     seed: int
 
-    @property
-    def title(self) -> str:
-        return f"noise: {'gray ' * self.gray}{self.kind} {self.strength:.2f}"
-
 
 @dataclass(frozen=True)
 class Jpeg:
     quality: int
 
-    @property
-    def title(self) -> str:
-        return f"JPEG: quality {self.quality}"
-
 
 Step = Blur | Resize | Noise | Jpeg
+
+
+def title(step: Step) -> str:
+    """The step in a few words, for a picture's caption."""
+    if isinstance(step, Blur):
+        return f"blur: {step.name}, {len(step.kernel)}x{len(step.kernel)}"
+    if isinstance(step, Resize):
+        return f"resize: {step.size[1]}x{step.size[0]}, {step.mode}"
+    if isinstance(step, Noise):
+        return f"noise: {'gray ' * step.gray}{step.kind} {step.strength:.2f}"
+    return f"JPEG: quality {step.quality}"
 
 
 # ---- kernels: each (k, k) float64 that sums to 1, centred; k odd
@@ -123,17 +115,19 @@ Step = Blur | Resize | Noise | Jpeg
 
 def gaussian(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
     """Bivariate Gaussian, exp(-q/2) with q = x' S^-1 x; sigmas in pixels, theta in radians."""
-    return _normalised(np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta)))
+    return generalized(k, sigma_x, sigma_y, theta, 1.0)
 
 
 def generalized(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> np.ndarray:
     """Generalised Gaussian exp(-q^beta / 2) (Pascal et al. 2013, arXiv 1302.6498); beta 1 is the Gaussian."""
-    return _normalised(np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta) ** beta))
+    out = np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta) ** beta)
+    return out / out.sum()
 
 
 def plateau(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> np.ndarray:
     """Plateau-shaped kernel 1 / (1 + q^beta) (Real-ESRGAN, arXiv 2107.10833, section 3.2)."""
-    return _normalised(1 / (1 + _quadratic(k, sigma_x, sigma_y, theta) ** beta))
+    out = 1 / (1 + _quadratic(k, sigma_x, sigma_y, theta) ** beta)
+    return out / out.sum()
 
 
 def sinc(k: int, cutoff: float) -> np.ndarray:
@@ -143,12 +137,11 @@ def sinc(k: int, cutoff: float) -> np.ndarray:
     r[k // 2, k // 2] = 1.0  # the centre has its limit instead
     out = cutoff * torch.special.bessel_j1(torch.from_numpy(cutoff * r)).numpy() / (2 * math.pi * r)
     out[k // 2, k // 2] = cutoff**2 / (4 * math.pi)
-    return _normalised(out)
+    return out / out.sum()
 
 
-def _grid(k: int) -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[-(k // 2) : k // 2 + 1, -(k // 2) : k // 2 + 1].astype(np.float64)
-    return y, x
+def _grid(k: int) -> np.ndarray:
+    return np.mgrid[-(k // 2) : k // 2 + 1, -(k // 2) : k // 2 + 1].astype(np.float64)  # rows, columns
 
 
 def _quadratic(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
@@ -157,10 +150,6 @@ def _quadratic(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarr
     u = (math.cos(theta) * x + math.sin(theta) * y) / sigma_x
     v = (-math.sin(theta) * x + math.cos(theta) * y) / sigma_y
     return u * u + v * v
-
-
-def _normalised(kernel: np.ndarray) -> np.ndarray:
-    return kernel / kernel.sum()
 
 
 # ---- plans
@@ -174,7 +163,7 @@ def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Ste
     if profile == "mixed":  # a stream of its own, so that the crop is that of the chosen profile with the same seed
         profile = "light" if np.random.default_rng([seed, 1]).random() < 0.5 else "two_order"
     if profile == "two_order":
-        return _two_order(rng, (h, w), low, TWO_ORDER[scale])
+        return _two_order(rng, (h, w), low, scale)
     if profile == "bicubic":
         sigma = 1.0 if scale == 1 else 0.0
     else:
@@ -191,12 +180,10 @@ def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Ste
     return steps
 
 
-def _two_order(
-    rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], orders: tuple[Order, Order]
-) -> list[Step]:
-    first, second = orders
+def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], scale: int) -> list[Step]:
+    first, second = TWO_ORDER[scale]
     steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first)]
-    steps.append(_random_jpeg(rng, first))
+    steps.append(_random_jpeg(rng))
     if rng.random() < SECOND_BLUR_PROB:
         steps.append(_random_blur(rng, second.sigma))
     steps += [_random_resize(rng, second, low), _random_noise(rng, second)]
@@ -204,7 +191,7 @@ def _two_order(
     if rng.random() < FINAL_SINC_PROB:
         cutoff = rng.uniform(math.pi / 3, math.pi)
         last.append(Blur(sinc(_random_k(rng), cutoff), f"final sinc {cutoff:.2f}"))
-    jpeg = _random_jpeg(rng, second)
+    jpeg = _random_jpeg(rng)
     return [*steps, *last, jpeg] if rng.random() < 0.5 else [*steps, jpeg, *last]
 
 
@@ -216,11 +203,11 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
     name = str(rng.choice(KERNELS, p=KERNEL_PROB))
     sigma_x = sigma_y = rng.uniform(*sigma_range)
     theta = 0.0
-    text = f"{name.replace('_', ' ')} σ {sigma_x:.2f}"
+    text = f"{name} σ {sigma_x:.2f}"
     if name.endswith("aniso"):
         sigma_y, theta = rng.uniform(*sigma_range), rng.uniform(-math.pi, math.pi)
         text += f"/{sigma_y:.2f}"
-    if "_" not in name:
+    if " " not in name:
         return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
     family, (low, high) = (generalized, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
     beta = rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
@@ -243,8 +230,8 @@ def _random_noise(rng: np.random.Generator, order: Order) -> Noise:
     return Noise(kind, rng.uniform(*strength), bool(rng.random() < GRAY_PROB), _seed(rng))
 
 
-def _random_jpeg(rng: np.random.Generator, order: Order) -> Jpeg:
-    return Jpeg(int(rng.integers(order.jpeg[0], order.jpeg[1] + 1)))
+def _random_jpeg(rng: np.random.Generator) -> Jpeg:
+    return Jpeg(int(rng.integers(JPEG[0], JPEG[1] + 1)))
 
 
 def _seed(rng: np.random.Generator) -> int:
@@ -271,11 +258,13 @@ def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
         return F.interpolate(x, size=step.size, mode=step.mode)
     if isinstance(step, Noise):
         return (x + _noise(x, step)).clamp(0, 1)
-    return decode_jpeg(encode_jpeg(_to_uint8(x)[0], quality=step.quality))[None].float() / 255
+    # OpenCV's JPEG: the same bytes as Pillow's and torchvision's (4:2:0), the fastest, and torchvision's is deprecated.
+    _, data = cv2.imencode(".jpg", _to_array(x)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, step.quality])
+    return _from_array(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def _blur(x: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
-    """Correlation with `kernel`, borders reflected (numpy's reflection also serves pictures smaller than the kernel)."""
+    """Correlation with `kernel`, borders reflected (as numpy does it, also for pictures smaller than it)."""
     k = len(kernel)
     x = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)), mode="reflect"))
     rows, columns = kernel.sum(1), kernel.sum(0)
@@ -325,10 +314,9 @@ def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> n
     n, h, w, _ = hr.shape
     out = np.empty((n, h // scale, w // scale, 3), np.uint8)
     for i, seed in enumerate(seeds):
-        x = _from_array(hr[i])
-        for step in plan((h, w), int(seed), scale, profile):
-            x = apply(step, x)
-        out[i] = _to_array(x)
+        for _, x in _run(hr[i], seed, scale, profile):
+            pass
+        out[i] = _to_array(x)  # the last
     return out
 
 
@@ -336,12 +324,14 @@ def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> n
 def stages(hr: np.ndarray, seed: int, scale: int, profile: str) -> list[tuple[str, np.ndarray]]:
     """What each step does to one HR picture (H, W, 3) uint8: (title, uint8 picture), the photo first, the LR last."""
     _check(hr[None], [seed], scale, profile)
+    return [("original", hr), *((title(step), _to_array(x)) for step, x in _run(hr, seed, scale, profile))]
+
+
+def _run(hr: np.ndarray, seed: int, scale: int, profile: str) -> Iterator[tuple[Step, torch.Tensor]]:
     x = _from_array(hr)
-    out = [("original", hr)]
     for step in plan(hr.shape[:2], int(seed), scale, profile):
         x = apply(step, x)
-        out.append((step.title, _to_array(x)))
-    return out
+        yield step, x
 
 
 def _check(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> None:
@@ -353,6 +343,6 @@ def _check(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> No
         got = f"{hr.dtype} {hr.shape}" if isinstance(hr, np.ndarray) else type(hr).__name__
         raise ValueError(f"pictures must be a uint8 array (N, H, W, 3), not {got}")
     if hr.shape[1] % scale or hr.shape[2] % scale or 0 in hr.shape[1:3]:
-        raise ValueError(f"pictures of {hr.shape[2]}x{hr.shape[1]}: both sides must be multiples of scale {scale}; crop them")
-    if len(seeds) != len(hr) or any(s != int(s) or s < 0 for s in seeds):
+        raise ValueError(f"pictures of {hr.shape[2]}x{hr.shape[1]}: both sides must be multiples of scale {scale}")
+    if len(seeds) != len(hr) or any(int(s) != s or s < 0 for s in seeds):
         raise ValueError(f"{len(hr)} pictures need as many seeds, each an integer from 0; got {list(seeds)[:8]!r}")
