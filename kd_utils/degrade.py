@@ -315,8 +315,8 @@ def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> n
     out = np.empty((n, h // scale, w // scale, 3), np.uint8)
     for i, seed in enumerate(seeds):
         for _, x in _run(hr[i], seed, scale, profile):
-            pass
-        out[i] = _to_array(x)  # the last
+            last = x  # the earlier ones are let go: of a whole photo they are large
+        out[i] = _to_array(last)
     return out
 
 
