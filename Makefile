@@ -67,14 +67,21 @@ $(PY):
 	if [ -n "$(UV)" ]; then uv venv -q --seed --python "$$("$$python" -c 'import sys; print(sys.executable)')" "$(VENV)"; \
 	else "$$python" -m venv "$(VENV)"; fi || { rm -rf "$(VENV)"; exit 1; }
 
+# basicsr's setup.py asks for torch to be built with: without its build isolation it takes the one installed before,
+# where pip would download a second one. Its own build needs pip 23.1 or later, so pip is brought up to date.
 # opencv-python needs libGL, which a bare server or container lacks: the headless build has the same modules without it.
 define install
 	@if [ -n "$(CONSTRAINTS)" ] && [ ! -f "$(CONSTRAINTS)" ]; then echo "CONSTRAINTS=$(CONSTRAINTS): no such file" >&2; exit 1; fi; \
 	if [ -n "$(PYTHON)" ] && [ "$$($(PY) -c '$(MINOR)')" != "$$("$(PYTHON)" -c '$(MINOR)')" ]; then \
 	  echo "$(VENV) has $$($(PY) -V), not $$("$(PYTHON)" -V): make clean first, or name another VENV=" >&2; exit 1; fi; \
-	rm -f $(VENV)/.installed-*
-	$(if $(TORCH_INDEX),grep -E '^torch(vision)?>' requirements.txt >$(VENV)/torch.txt
-	$(PIP) --index-url "$(TORCH_INDEX)" -r $(VENV)/torch.txt)
+	rm -f $(VENV)/.installed-*; \
+	for part in torch official others; do case $$part in \
+	  torch) grep -E '^torch' requirements.txt ;; official) grep -E '^(realesrgan|basicsr)' requirements.txt ;; \
+	  *) grep -vE '^(realesrgan|basicsr)' requirements.txt ;; esac >$(VENV)/$$part.txt; done
+	$(if $(UV),,$(PIP) -U pip)
+	$(if $(TORCH_INDEX),$(PIP) --index-url "$(TORCH_INDEX)" -r $(VENV)/torch.txt)
+	$(PIP) -r $(VENV)/others.txt "setuptools>=77"
+	$(PIP) --no-build-isolation -r $(VENV)/official.txt
 	$(PIP) -e "$(1)"
 	@$(PY) -c 'import cv2' 2>/dev/null || { \
 	  echo "opencv-python does not load here ($$($(PY) -c 'import cv2' 2>&1 | tail -n 1)): laying the headless build over it"; \
