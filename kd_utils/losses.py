@@ -71,7 +71,8 @@ def sub_crops(
 class VGGFeatures(nn.Module):
     """VGG19's features, frozen: (N, 3, H, W) in [0, 1] -> {layer: (N, C, H/2^k, W/2^k) before its ReLU}.
 
-    `name` says which weights these are; print it beside every number they give.
+    `name` says which weights these are; print it beside every number they give. `size` is each layer's mean absolute
+    deviation on a fixed picture: weights of other origin compute the same features a thousand times larger.
     """
 
     def __init__(self, features: nn.Sequential, name: str) -> None:
@@ -85,6 +86,9 @@ class VGGFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
+        with torch.no_grad():
+            seen = self(_reference())
+        self.size = {layer: (f - f.mean((0, 2, 3), keepdim=True)).abs().mean().item() for layer, f in seen.items()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -119,7 +123,7 @@ def load_vgg(spec: str | Path, upto: str = "conv3_4", device: torch.device | str
     else:
         name, state = f"VGG19 ({Path(spec).name})", _read_state(Path(spec).expanduser(), shapes, upto)
     features.load_state_dict(state, assign=True)
-    return VGGFeatures(features, name).to(device).to(memory_format=torch.channels_last)
+    return VGGFeatures(features.to(memory_format=torch.channels_last), name).to(device)
 
 
 def _read_state(path: Path, shapes: dict[str, tuple], upto: str) -> dict[str, Tensor]:
@@ -162,15 +166,28 @@ def _random_state(shapes: dict[str, tuple]) -> dict[str, Tensor]:
     return state
 
 
-def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
-    """L1 between features before their ReLU, summed over layers by Real-ESRGAN's weights; a scalar.
+def _reference() -> Tensor:
+    """A fixed picture (1, 3, 64, 64) in [0, 1] with detail of all sizes, mostly gray, as photos are."""
+    raw = np.random.Philox(key=64)
+    layers = []
+    for n in (4, 8, 16, 32, 64):
+        noise = (raw.random_raw(3 * n * n) >> np.uint64(40)).astype(np.float64).reshape(3, n, n) / 2**24
+        layers.append((0.75 * noise[:1] + 0.25 * noise).repeat(64 // n, axis=1).repeat(64 // n, axis=2))
+    return torch.from_numpy(np.mean(layers, axis=0, dtype=np.float64)).float()[None]
 
-    The weights: .1 for conv1_2 and conv2_2, 1 for conv3_4 and what is deeper. No gradient flows into `target`.
+
+def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
+    """L1 between features before their ReLU, relative to each layer's `size`, summed over layers; a scalar.
+
+    Weighted as in Real-ESRGAN: .1 for conv1_2 and conv2_2, 1 for conv3_4 and what is deeper. Being relative (as Gatys
+    et al. 2016 normalise their VGG), one `loss.perceptual` fits torchvision's weights, Oxford's and the random ones.
+    No gradient flows into `target`.
     """
     with torch.no_grad():
         wanted = vgg(target)
     got = vgg(pred)
-    return sum(LAYERS[layer][1] * F.l1_loss(_full(got[layer]), _full(wanted[layer])) for layer in wanted)
+    weights = {layer: LAYERS[layer][1] / vgg.size[layer] for layer in wanted}
+    return sum(weight * F.l1_loss(_full(got[layer]), _full(wanted[layer])) for layer, weight in weights.items())
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_random_vgg_is_the_same_everywhere():
         assert (value < 0).any(), "tapped before the ReLU"
 
 
-def test_perceptual_is_real_esrgans(vgg):
+def test_perceptual_is_real_esrgans_relative_to_each_layers_size(vgg):
     a, b = _pair()
 
     def by_hand(x):  # the taps cloned before an in-place ReLU could touch them
@@ -72,9 +72,20 @@ def test_perceptual_is_real_esrgans(vgg):
                 taps.append(x.clone())
         return taps
 
-    wanted = sum(w * (p - q).abs().mean() for w, p, q in zip((0.1, 0.1, 1.0), by_hand(a), by_hand(b), strict=True))
+    weights = [w / size for w, size in zip((0.1, 0.1, 1.0), vgg.size.values(), strict=True)]
+    wanted = sum(w * (p - q).abs().mean() for w, p, q in zip(weights, by_hand(a), by_hand(b), strict=True))
     torch.testing.assert_close(losses.perceptual(a, b, vgg), wanted)
     assert losses.perceptual(a, a, vgg) == 0
+
+
+def test_perceptual_does_not_depend_on_the_scale_of_the_weights(tmp_path, vgg):
+    """Oxford's VGG19 has features a hundred times larger than torchvision's; loss.perceptual must mean the same."""
+    state = {k: v.clone() for k, v in vgg.features.state_dict().items()}
+    state["0.weight"] *= 100
+    torch.save(state, tmp_path / "large.pth")
+    a, b = _pair()
+    large = losses.perceptual(a, b, losses.load_vgg(tmp_path / "large.pth"))
+    torch.testing.assert_close(large, losses.perceptual(a, b, vgg))
 
 
 def test_gradient_reaches_the_prediction_only(vgg):
