@@ -129,7 +129,7 @@ def machine(tmp_path):
             return subprocess.run(cmd, env=env | {"PATH": str(self.bin)}, text=True, capture_output=True, timeout=120)
 
         def has(self, name: str, text: str = "") -> None:
-            """A program `name`: this test's own Python, which leaves pip (seconds) out of new environments, or `text`."""
+            """A program `name`: `text`, or this Python, which leaves pip (it takes seconds) out of new environments."""
             quick = 'case "$*" in "-m venv "*) shift 2; set -- -m venv --without-pip "$@";; esac'
             executable(self.bin / name, text or f'{quick}\nexec "{self.python}" "$@"')
 
