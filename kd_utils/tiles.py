@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CPU_BUDGET = 192 << 20  # bytes for one tile's activations; larger tiles are no faster on a CPU
-PLAIN = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity, nn.Dropout, nn.UpsamplingNearest2d)
+PLAIN = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def probe(net: nn.Module) -> Reach:
         if (weight := getattr(m, "weight", None)) is not None and weight.ndim == 4:
             if getattr(m, "stride", (1,)) not in ((1,), (1, 1), 1):
                 raise ValueError(f"the receptive radius of a strided {type(m).__name__} is not known: give the overlap")
-            reach += max(k // 2 * d for k, d in zip(weight.shape[2:], getattr(m, "dilation", (1, 1)), strict=True)) / grid
+            dilation = getattr(m, "dilation", (1, 1))
+            reach += max(k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)) / grid
             coarse = max(coarse, 1 / grid)
         elif not isinstance(m, PLAIN) and not (isinstance(m, nn.Upsample) and m.mode == "nearest"):
             raise ValueError(f"the receptive radius of {type(m).__name__} is not known: give the overlap")
@@ -61,7 +62,8 @@ def probe(net: nn.Module) -> Reach:
             h.remove()
     multiple = math.ceil(coarse)
     radius = math.ceil(reach / multiple - 1e-9) * multiple
-    return Reach(radius, out.shape[-1] // side, multiple, int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2)
+    pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2
+    return Reach(radius, out.shape[-1] // side, multiple, pixel_bytes)
 
 
 def receptive_radius(net: nn.Module) -> int:

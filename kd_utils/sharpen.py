@@ -1,0 +1,309 @@
+"""Step 5: sharpen photos of any size and kind with a student, from Python or from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import device as dev
+from . import encode, export, images, store, student, teacher, tiles
+from .config import shipped
+from .images import Photo
+from .tensors import CheckpointError, bicubic
+
+CELL = 16  # input pixels a side of a cell whose mean colour is kept
+DEFAULT = {4: "student_x4_m.pth", 2: "student_x4_m.pth", 1: "student_x1_s.pth"}  # by scale, in assets/weights
+
+
+@dataclass
+class Tool:
+    """A network ready to sharpen."""
+
+    net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
+    reach: tiles.Reach  # of the whole step, which ends at `scale`
+    scale: int
+    native: int  # the network's own scale
+    device: torch.device
+    path: Path
+
+    def step(self, strength: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """The network, resized down if its scale is larger, blended with the plain upsampled input by `strength`.
+
+        The blend is linear in the coded values: docs/sharpen.md shows that sharpness then grows evenly with it.
+        """
+
+        def run(x: Tensor) -> Tensor:
+            size = (x.shape[2] * self.scale, x.shape[3] * self.scale)
+            y = self.net(x).float()
+            y = y if self.native == self.scale else bicubic(y, size)
+            if strength == 1:
+                return y
+            plain = x if self.scale == 1 else bicubic(x, size)
+            return plain.lerp(y, strength)
+
+        return run
+
+
+def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
+    """A student (or any x4 Real-ESRGAN checkpoint) by path; without one, the student that ships for `scale`.
+
+    A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
+    Raises CheckpointError, ConfigError or ValueError.
+    """
+    if scale not in DEFAULT:
+        raise ValueError(f"scale={scale}: choose 4, 2 or 1")
+    path = Path(model).expanduser() if model else shipped(DEFAULT[scale])
+    where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
+    try:
+        net = student.load(path)
+    except CheckpointError as e:
+        if engine == "onnx":
+            raise
+        try:
+            net = teacher.load(str(path)).net
+        except teacher.TeacherError:
+            raise e from None
+    reach = tiles.probe(net)
+    native = reach.scale
+    if native < scale:
+        raise ValueError(f"{path} is a x{native} model, it cannot give --scale {scale}: choose --scale {native}")
+    if native > scale:  # the resize down reads up to 2 input pixels beyond
+        radius = math.ceil((reach.radius + 2) / reach.multiple) * reach.multiple
+        reach = dataclasses.replace(reach, scale=scale, radius=radius)
+    run = _onnx(net, where) if engine == "onnx" else _torch(net, where)
+    return Tool(run, reach, scale, native, where, path)
+
+
+def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    # channels_last is what oneDNN and cuDNN are fastest in: benchmarks/speed.py
+    net = net.to(device, memory_format=torch.channels_last)
+    half = dev.half(device)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, half, enabled=half != torch.float32):
+            return net(x.contiguous(memory_format=torch.channels_last))
+
+    return run
+
+
+def _onnx(net: student.Student, device: torch.device) -> Callable[[Tensor], Tensor]:
+    if device.type != "cpu":
+        raise ValueError(f"engine onnx runs on the CPU, not on {device}: leave --device out, or choose --engine torch")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.enable_cpu_mem_arena = False  # the arena would keep the largest tile's memory
+    data = export.graph(net).SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+def apply(
+    tool: Tool,
+    photo: Photo,
+    strength: float = 1.0,
+    tile: int | None = None,
+    overlap: int | None = None,
+    progress: Callable[[int], None] = lambda pixels: None,
+) -> Photo:
+    """Sharpen one photo, of any size, depth and number of channels; the rest of it comes along.
+
+    Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
+    bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength}: choose a number from 0 (only resized) to 1 (the model's full effect)")
+    pixels = photo.pixels if photo.alpha is None else fill_clear(photo.pixels, photo.alpha)
+    h, w, _ = pixels.shape
+    canvas = tiles.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
+    restore_colour(canvas, pixels, tool.scale)
+    alpha = photo.alpha
+    if alpha is not None and tool.scale > 1:
+        alpha = cv2.resize(alpha, (w * tool.scale, h * tool.scale), interpolation=cv2.INTER_CUBIC)
+    return dataclasses.replace(photo, pixels=canvas, alpha=alpha)
+
+
+def fill_clear(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H, W, C) with the pixels of alpha 0 coloured by what is opaque around them (averages over growing blocks)."""
+    if alpha.min() > 0 or alpha.max() == 0:
+        return pixels
+    weight = (alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[..., None]
+
+    def pull(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:  # colour is premultiplied by weight
+        h, w, c = colour.shape
+        own = colour / np.maximum(weight, 1e-6)
+        if max(h, w) == 1 or weight.min() > 0:
+            return own
+        half = ((w + 1) // 2, (h + 1) // 2)
+        shrunk = [cv2.resize(a, half, interpolation=cv2.INTER_AREA) for a in (colour, weight)]
+        around = pull(*[a.reshape(half[1], half[0], -1) for a in shrunk])
+        up = cv2.resize(around, (w, h), interpolation=cv2.INTER_LINEAR).reshape(h, w, c)
+        trust = np.minimum(weight * 4, 1)
+        return trust * own + (1 - trust) * up
+
+    filled = np.rint(pull(pixels * weight, weight)).astype(pixels.dtype)
+    return np.where(alpha[..., None] == 0, filled, pixels)
+
+
+def restore_colour(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
+    """Give `canvas` (h*s, w*s, C) the low frequencies of its input `pixels` (h, w, C), in place.
+
+    The difference of the two pictures' means over cells of `CELL` input pixels, smoothed (Gaussian, one cell) and
+    interpolated linearly, is taken off. It is made from the whole canvas, so it knows no tiles.
+    """
+    h, w, _ = pixels.shape
+    ys, xs = (np.linspace(0, n, max(1, round(n / CELL)) + 1).round().astype(int) for n in (h, w))
+    drift = _cell_means(canvas, ys * scale, xs * scale) - _cell_means(pixels, ys, xs)
+    drift = cv2.GaussianBlur(drift, (0, 0), 1, borderType=cv2.BORDER_REPLICATE).reshape(drift.shape)
+    wide = cv2.resize(drift, (w * scale, len(drift)), interpolation=cv2.INTER_LINEAR).reshape(len(drift), w * scale, -1)
+    peak = np.iinfo(canvas.dtype).max
+    at = np.clip((np.arange(h * scale) + 0.5) * len(drift) / (h * scale) - 0.5, 0, len(drift) - 1)  # in cells, by row
+    low = np.minimum(at.astype(int), max(len(drift) - 2, 0))
+    high, t = np.minimum(low + 1, len(drift) - 1), (at - low).astype(np.float32)[:, None, None]
+    for y in range(0, h * scale, rows):
+        s = slice(y, y + rows)
+        fixed = canvas[s] - (wide[low[s]] * (1 - t[s]) + wide[high[s]] * t[s])
+        canvas[s] = np.clip(np.rint(fixed), 0, peak)
+
+
+def _cell_means(a: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """(H, W, C) -> float32 (len(ys) - 1, len(xs) - 1, C), exact sums of whole numbers, a row of cells at a time."""
+    rows = (a[y0:y1].sum(axis=0, dtype=np.int64) for y0, y1 in itertools.pairwise(ys))
+    sums = [np.add.reduceat(row, xs[:-1], axis=0) for row in rows]
+    area = np.diff(ys)[:, None, None] * np.diff(xs)[None, :, None]
+    return (np.stack(sums) / area).astype(np.float32)
+
+
+@dataclass
+class Summary:
+    """What `sharpen` did; `failed` holds (input, why)."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    megapixels: float = 0.0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        speed = f", {self.megapixels / self.seconds:.2f} MP/s" if self.written else ""
+        there = f", {len(self.skipped)} skipped (already there; --overwrite redoes them)" if self.skipped else ""
+        first = f"{len(self.written)} sharpened ({self.megapixels:.1f} MP{speed}){there}, {len(self.failed)} failed"
+        return "\n".join([first, *(f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed)])
+
+
+def sharpen(
+    inputs: list[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    model: str | Path = "",
+    scale: int = 4,
+    device: str = "auto",
+    engine: str = "torch",
+    strength: float = 1.0,
+    tile: int | None = None,
+    overlap: int | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Sharpen files, globs and folders into `output`: a folder, or a file where the input is one file.
+
+    A folder's structure is kept. What exists in `output` is skipped unless `overwrite`. A file that fails is noted and
+    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError or ValueError for a model or an
+    option that cannot be used.
+    """
+    tool = load(model, scale, device, engine)
+    start, done = time.monotonic(), Summary()
+    inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    jobs = list(plan([str(i) for i in inputs], Path(output), done.failed))
+    with tqdm(jobs, unit="image", desc=f"x{scale}") as bar:
+        for source, target in bar:
+
+            def progress(pixels: int) -> None:
+                done.megapixels += pixels / 1e6
+                speed = done.megapixels / (time.monotonic() - start)
+                bar.set_postfix_str(f"{done.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
+                bar.update(0)
+
+            if target.exists() and not overwrite:
+                done.skipped.append(target)
+                continue
+            try:
+                photo = images.read(source)
+                pieces = encode.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
+                done.written.append(store.write_bytes(target, b"".join(pieces)))
+            except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
+                done.failed.append((str(source), str(e) or type(e).__name__))
+    done.seconds = time.monotonic() - start
+    return done
+
+
+def plan(inputs: list[str], output: Path, failed: list[tuple[str, str]]) -> Iterator[tuple[Path, Path]]:
+    """The (input, output) files; what cannot be is added to `failed`."""
+    found = [(source, name) for item in inputs for source, name in _expand(item, output, failed)]
+    single = len(found) == 1 and output.suffix.lower() in images.SUFFIXES and not output.is_dir()
+    sources = {source.resolve() for source, _ in found}
+    taken: dict[Path, Path] = {}
+    for source, name in found:
+        target = output if single else output / name
+        if target.suffix.lower() == ".gif":
+            target = target.with_suffix(".png")
+        if target.resolve() in sources:
+            failed.append((str(source), f"{target} is an input itself: choose another output"))
+        elif target in taken:
+            failed.append((str(source), f"{target} is the output of {taken[target]} already: choose two folders"))
+        else:
+            taken[target] = source
+            yield source, target
+
+
+def _expand(item: str, output: Path, failed: list[tuple[str, str]]) -> list[tuple[Path, Path]]:
+    """The files of one input, each with its path below `output`."""
+    path = Path(item).expanduser()
+    if path.is_dir():
+        inside = output.resolve() if output.resolve() != path.resolve() else None  # what earlier runs wrote is no input
+        found = [p for p in images.list_images(path) if inside is None or inside not in p.resolve().parents]
+        root = path
+    elif path.exists() or not glob.has_magic(item):
+        return [(path, Path(path.name))]  # if it is not there, reading it says so
+    else:
+        found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
+        root = Path(os.path.commonpath([p.parent for p in found])) if found else path
+    if not found:
+        failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
+    return [(p, p.relative_to(root)) for p in found]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="IN", help="image files, folders (their structure is kept) or globs")
+    add("output", metavar="OUT", help="a folder, or a file for one input")
+    add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
+    add("--model", default="", metavar="PATH", help="a student or other x4 Real-ESRGAN .pth (default: what ships)")
+    add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--engine", choices=("torch", "onnx"), default="torch", help="onnx: onnxruntime, on the CPU")
+    add("--tile", type=int, help="side of a tile in input pixels (default: by the memory there is)")
+    add("--overlap", type=int, help="input pixels around a tile (default: the model's reach, without seams)")
+    add("--overwrite", action="store_true", help="also redo what is already in OUT")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Exit code 1 if any file failed."""
+    names = ("model", "scale", "device", "engine", "strength", "tile", "overlap", "overwrite")
+    done = sharpen(args.inputs, args.output, **{name: getattr(args, name) for name in names})
+    print(done)
+    return 1 if done.failed else 0
