@@ -1,0 +1,300 @@
+"""Step 4: the student beside bicubic, beside itself trained without a teacher, and beside its teacher.
+
+Scores against the original and against the teacher, what each costs, and a report to look at. Everything but the
+timings is byte-reproducible. The teacher's outputs are kept (``eval/teacher-*.safetensors``): they are the slow part.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles
+from . import device as dev
+from .config import Config
+from .tensors import bicubic, to_tensor, to_uint8
+
+DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
+VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
+SLIDER = (720, 960)  # at most this much of a photo (height, width) goes into a slider: the report stays light
+
+
+class EvaluateError(RuntimeError):
+    """Nothing to evaluate, or a student that does not fit the configuration; the message names the remedy."""
+
+
+@dataclass
+class Shown:
+    """A test photo of the panels, with its images by row and "input" and "original": uint8 (H, W, 3) RGB."""
+
+    name: str
+    images: dict[str, np.ndarray]
+    panel: Path
+
+
+@dataclass
+class Evaluated:
+    metrics: Path
+    report: Path
+    table: str  # plain text
+    headline: str
+    shown: list[Shown] = field(repr=False)
+
+
+def evaluate(cfg: Config) -> Evaluated:
+    """Step 4. Writes ``eval/metrics.json``, ``eval/report.html`` and ``eval/panels/``.
+
+    Raises EvaluateError, StoreError or TeacherError where an earlier step is missing or was made for another
+    configuration.
+    """
+    index = data.read_index(cfg)
+    pairs = data.test_pairs(cfg)
+    if not pairs:
+        raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
+    notes: list[str] = []
+    students = _students(cfg, index["key"], notes)
+    device = dev.pick(cfg.device)
+    teach = teacher.load(cfg.teacher, device)
+    vgg = _vgg(cfg, device, notes)
+    runs = {row: net.to(device) for row, net in students.items()}
+
+    taught = _teacher_outputs(cfg, teach, pairs, device)
+    per_photo: list[dict[str, Any]] = []
+    shown: list[Shown] = []
+    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+        for pair, wanted in tqdm(zip(pairs, taught), total=len(pairs), desc="scores", unit="photo"):
+            x = to_tensor(pair.lr[None], device)
+            images = {"bicubic": to_uint8(_bicubic(x, cfg.scale))[0]}
+            images |= {row: to_uint8(tiles.run(net, x))[0] for row, net in runs.items()} | {"teacher": wanted}
+            jobs = {row: pool.submit(_scores, out, pair.hr, wanted, cfg.scale, row) for row, out in images.items()}
+            scores = {row: job.result() for row, job in jobs.items()}
+            if vgg:
+                for row, out in images.items():
+                    scores[row]["vgg"] = _distance(out, pair.hr, vgg, device)
+            per_photo.append({"name": pair.name, "size": list(pair.hr.shape[1::-1]), "models": scores})
+            if len(shown) < cfg.eval.panels:
+                images = {"input": pair.lr} | images | {"original": pair.hr}
+                shown.append(_panel(cfg, len(shown), pair.name, images, scores))
+
+    costs, timing = _costs(cfg, runs, teach, device)
+    result = {
+        "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
+        "protocol": {
+            "scale": cfg.scale,
+            "border": cfg.scale,
+            "degradation": cfg.degrade.profile,
+            "photos": [pair.name for pair in pairs],
+            "photos_trained_on": {s: len(p) for s, p in index["provenance"]["photos"].items() if s != "test"},
+            "vgg": f"{vgg.name}, central {VGG_SIDE}x{VGG_SIDE} at most" if vgg else None,
+            "timing": timing,
+        },
+        "models": {row: _mean([p["models"].get(row, {}) for p in per_photo]) | costs[row] for row in report.ROWS},
+        "per_photo": per_photo,
+        "notes": notes,
+    }
+    return _write(cfg, result, shown, students["student"].meta.get("provenance") or {})
+
+
+def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.Student]:
+    """The rows "student" and, where it was trained, "student_no_teacher"; what the report must admit is noted."""
+    found = {}
+    places = {"student": ("student_model.pth",), "student_no_teacher": ("train", "no_teacher", "student_model.pth")}
+    for row, place in places.items():
+        path = cfg.path(*place)
+        if not path.is_file():
+            if row == "student":
+                raise EvaluateError(f"{path} is missing: run step 3 first (python -m kd_utils train)")
+            notes.append("The same student without a teacher was not trained (train.baseline=false): its row is empty.")
+            continue
+        net = student.load(path)
+        if net.scale != cfg.scale:
+            raise EvaluateError(f"{path} is a x{net.scale} student: set scale={net.scale}, or train one x{cfg.scale}")
+        if made := net.meta.get("provenance"):
+            want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
+            have = {key: made.get(key) for key in want}
+            store.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
+        else:
+            notes.append(f"{path.name} does not say what it was trained on: it may have seen the test photos.")
+        found[row] = net
+    return found
+
+
+def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatures | None:
+    """ImageNet's VGG19 where the training had it, else a note: random features may teach, but they cannot judge."""
+    if cfg.loss.vgg == "random" or (cfg.loss.vgg == "imagenet" and not cfg.loss.perceptual):
+        notes.append("The VGG19 distance is left out: it needs ImageNet weights (set loss.vgg to their path).")
+        return None
+    try:
+        return losses.load_vgg(cfg.loss.vgg, device=device)
+    except sources.SourceError as error:
+        notes.append(f"The VGG19 distance is left out: {error}")
+        return None
+
+
+def _bicubic(x: Tensor, scale: int) -> Tensor:
+    """The input enlarged; at scale 1 the input itself."""
+    return bicubic(x, (x.shape[-2] * scale, x.shape[-1] * scale)) if scale > 1 else x
+
+
+def _teacher_outputs(
+    cfg: Config, teach: teacher.Teacher, pairs: list[data.Pair], device: torch.device
+) -> list[np.ndarray]:
+    """The teacher's picture of each test photo at the student's scale, memory-mapped; those on disk are kept."""
+    tiled = replace(teach, net=lambda x: tiles.run(teach.net, x))
+    out = []
+    for n, pair in enumerate(tqdm(pairs, desc=f"test photos by {teach.name}", unit="photo")):
+        path = cfg.path("eval", f"teacher-{n:05d}.safetensors")
+        want = teacher.provenance(cfg, teach.name, teach.sha256, store.sha256(pair.lr.tobytes()))
+        try:
+            arrays, have = store.load_arrays(path, verify=True)
+        except store.StoreError:
+            have = None
+        if have != want:
+            y = teacher.target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
+            store.save_arrays(path, {"label": to_uint8(y)[0]}, want)
+            arrays, _ = store.load_arrays(path)
+        out.append(arrays["label"])
+    return out
+
+
+def _scores(out: np.ndarray, original: np.ndarray, taught: np.ndarray, border: int, row: str) -> dict[str, Any]:
+    """All scores of one picture; None for what does not apply or is infinite."""
+    scores: dict[str, Any] = {}
+    for y, channel in ((True, "y"), (False, "rgb")):
+        for name, score in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
+            scores[f"{name}_{channel}"] = _finite(score(out, original, border, y))
+    for name, score in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
+        scores[f"{name}_y_teacher"] = None if row == "teacher" else _finite(score(out, taught, border, True))
+    return scores | {"drift_rgb": _drift(out, original)}
+
+
+def _drift(a: np.ndarray, b: np.ndarray) -> list[float]:
+    """How far the mean colour of 32x32 blocks is off, per channel, in levels of 255 (mean of absolute differences)."""
+    size = [max(1, n // DRIFT) for n in a.shape[1::-1]]
+    low = [cv2.resize(x.astype(np.float32), size, interpolation=cv2.INTER_AREA).reshape(-1, 3) for x in (a, b)]
+    return [round(float(v), 4) for v in np.abs(low[0] - low[1]).mean(0, dtype=np.float64)]
+
+
+def _distance(a: np.ndarray, b: np.ndarray, vgg: losses.VGGFeatures, device: torch.device) -> float:
+    height, width = (min(VGG_SIDE, n) for n in a.shape[:2])
+    a, b = (to_tensor(_centre(x, height, width)[None], device) for x in (a, b))
+    return losses.vgg_distance(a, b, vgg).item()
+
+
+def _centre(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (x.shape[0] - height) // 2, (x.shape[1] - width) // 2
+    return x[top : top + height, left : left + width]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over photos of each score; None where one photo has none."""
+    out: dict[str, Any] = {}
+    for key in (*report.SCORES, "vgg"):
+        values = [s.get(key) for s in scores]
+        out[key] = None if None in values else statistics.fmean(values)
+    drifts = [s.get("drift_rgb") for s in scores]
+    out["drift_rgb"] = None if None in drifts else [statistics.fmean(d) for d in zip(*drifts)]
+    return out
+
+
+@torch.inference_mode()
+def _costs(
+    cfg: Config, students: dict[str, student.Student], teach: teacher.Teacher, device: torch.device
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Parameters, GMAC for a 1024x1024 output and milliseconds an output megapixel of each row, and how it was timed.
+
+    The rows take turns in one run, so that a busy machine slows all alike; medians. The student without a teacher is
+    the student's own network: it is not timed again.
+    """
+    side = max(4, cfg.eval.time_side // 4 * 4)
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    runs = {
+        "bicubic": lambda: _bicubic(x, cfg.scale),
+        "student": lambda: students["student"](x),
+        "teacher": lambda: teacher.target(teach, x, cfg.scale, cfg.label.input_scale),
+    }
+    half = dev.half(device)
+    took: dict[str, list[float]] = {row: [] for row in runs}
+    for turn in tqdm(range(cfg.eval.time_repeats + 1), desc="timing", unit="turn"):
+        for row, run in runs.items():
+            start = time.perf_counter()
+            with torch.autocast(device.type, half, enabled=half != torch.float32):
+                y = run()
+            y[0, 0, 0, 0].item()  # waits for the device
+            if turn:  # the first turn warms up
+                took[row].append(1000 * (time.perf_counter() - start))
+    megapixels = (side * cfg.scale) ** 2 / 1e6
+    costs: dict[str, dict[str, Any]] = {row: dict.fromkeys(report.COSTS) for row in report.ROWS}
+    for row, times in took.items():
+        costs[row]["ms_per_megapixel"] = statistics.median(times) / megapixels
+    share = cfg.label.input_scale**2  # of the teacher's input that is left at scale 1
+    for row, net, part in (("student", students["student"], 1), ("teacher", teach.net, share)):
+        costs[row] |= {"params": student.params(net), "gmac_256": student.gmac(net, cfg.scale) * part}
+    if "student_no_teacher" in students:
+        costs["student_no_teacher"] = dict(costs["student"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    engine = f"PyTorch {torch.__version__.split('+')[0]}, {str(half).removeprefix('torch.')}, {name}"
+    timing = {"engine": engine, "threads": torch.get_num_threads(), "input_side": side, "turns": cfg.eval.time_repeats}
+    return costs, timing
+
+
+def _panel(cfg: Config, n: int, name: str, images: dict[str, np.ndarray], scores: dict[str, Any]) -> Shown:
+    """The input, bicubic, student, teacher and original of one photo with its two most detailed places, as a file."""
+    original = images["original"]
+    side = 80 if min(original.shape[:2]) < 700 else 160  # a zoom is shown at 320 pixels: by whole squares
+    zooms: list[show.Box] = []
+    for _ in range(2):
+        zooms.append(show.most_detailed(original, side, zooms))
+    height, width = images["input"].shape[:2]
+    titles = {f"input {width}x{height}": "input"}
+    for row in ("bicubic", "student") if cfg.scale > 1 else ("student",):
+        db = scores[row]["psnr_y_teacher"]
+        titles[f"{row}  {db:.1f} dB" if db else row] = row
+    titles |= {"teacher": "teacher", "original": "original"}
+    caption = f"{Path(name).stem}: dB are PSNR-Y to the teacher, of the whole photo; degradation: {cfg.degrade.profile}"
+    sheet = show.panel({title: images[row] for title, row in titles.items()}, zooms, caption)
+    path = cfg.path("eval", "panels", f"{n:02d}-{Path(name).stem}.png")
+    return Shown(name, images, store.write_png(path, sheet))
+
+
+def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dict[str, Any]) -> Evaluated:
+    folder = cfg.path("eval")
+    for stray in set((folder / "panels").glob("*.png")) - {s.panel for s in shown}:
+        stray.unlink()  # of an evaluation with more panels
+    history = cfg.path("train", "student", "history.json")
+    curve = show.data_uri(show.curve(store.read_json(history)), "png") if history.is_file() else ""
+    pictures = []
+    for s in shown:
+        size = [min(n, most) for n, most in zip(s.images["original"].shape, SLIDER)]
+        before, after, wanted = (_centre(s.images[row], *size) for row in ("bicubic", "student", "teacher"))
+        base = "bicubic" if cfg.scale > 1 else "input"
+        pairs = (before, after, (base, "student")), (after, wanted, ("student", "teacher"))
+        pictures.append((Path(s.name).stem, show.data_uri(Image.open(s.panel)), [show.slider(*p) for p in pairs]))
+    page = report.page(result, trained, pictures, curve)
+    out = Evaluated(
+        store.write_json(folder / "metrics.json", result),
+        store.write_bytes(folder / "report.html", page.encode()),
+        report.table(result),
+        report.headline(result),
+        shown,
+    )
+    if cfg.drive:
+        for path in (out.metrics, out.report):
+            store.copy(path, Path(cfg.drive).expanduser() / "eval" / path.name)
+    return out

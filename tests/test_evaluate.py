@@ -1,0 +1,248 @@
+"""Step 4 on a tiny work folder: scores that can be computed by hand, nulls, resumption, refusals, and the report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from copy import deepcopy
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kd_utils import config, data, evaluate, losses, metrics, report, store, student, tensors
+
+TINY = (
+    "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
+    "data.test_side=96 eval.panels=1 eval.time_side=16 eval.time_repeats=1"
+)
+COLUMNS = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "psnr_y_teacher", "ssim_y_teacher"}
+COSTS = {"params", "gmac_256", "ms_per_megapixel"}
+
+
+def _net(feat: int, convs: int, scale: int, seed: int) -> student.Student:
+    torch.manual_seed(seed)
+    return student.Student(feat, convs, scale)
+
+
+def _with(cfg, **changes):
+    """A changed copy; `config.override` changes in place."""
+    return config.override(deepcopy(cfg), {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def _workdir(folder, scale=4):
+    """A work folder as steps 1 and 3 leave it, with random networks."""
+    from skimage import data as samples
+
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    for i, (name, y) in enumerate([("astronaut", 0), ("astronaut", 200), ("coffee", 0), ("coffee", 200), ("cat", 0)]):
+        Image.fromarray(getattr(samples, name)()[y : y + 112, 100:260]).save(photos / f"{i}_{name}.png")
+    teach = student.save(_net(8, 2, 4, seed=1), folder / "tiny_teacher.pth")
+    cfg = config.make(
+        "quick", f"{TINY} data.photos={photos} teacher={teach}", workdir=str(folder / "work"), scale=scale, device="cpu"
+    )
+    data.prepare(cfg)
+    meta = {
+        "labels.crops": data.read_index(cfg)["key"], "labels.teacher_sha256": store.sha256(teach),
+        "student.size": "s", "train.steps": 1200, "train.batch": 4, "loss.teacher": 1.0, "loss.perceptual": 0.02,
+        "loss.vgg": "random",
+    }  # fmt: skip
+    student.save(_net(24, 8, scale, seed=2), cfg.path("student_model.pth"), {"provenance": meta})
+    student.save(_net(24, 8, scale, seed=3), cfg.path("train", "no_teacher", "student_model.pth"), {"provenance": meta})
+    history = {"step": [1, 2, 3], "loss": [0.3, 0.2, 0.1], "lr": [1e-3] * 3, "valid": []}
+    store.write_json(cfg.path("train", "student", "history.json"), history)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    cfg = _workdir(tmp_path_factory.mktemp("evaluate"))
+    return cfg, evaluate.evaluate(cfg)
+
+
+@pytest.fixture
+def copy(ready, tmp_path):
+    """Its own copy of the evaluated work folder."""
+    shutil.copytree(ready[0].path(), tmp_path / "work")
+    return _with(ready[0], workdir=str(tmp_path / "work"))
+
+
+def _without_timings(result):
+    result = json.loads(json.dumps(result))
+    for model in result["models"].values():
+        model.pop("ms_per_megapixel")
+    return result
+
+
+def test_metrics_json_has_the_agreed_shape(ready):
+    cfg, done = ready
+    text = done.metrics.read_text()
+    assert not re.search(r"NaN|Infinity", text)
+    result = json.loads(text)
+    assert result["teacher"] == {"name": "tiny_teacher", "sha256": store.sha256(cfg.teacher), "stand_in": False}
+    assert {"scale": 4, "border": 4, "degradation": "light"}.items() <= result["protocol"].items()
+    assert len(result["protocol"]["photos"]) == 2
+    models = result["models"]
+    assert list(models) == ["bicubic", "student", "student_no_teacher", "teacher"]
+    for row, model in models.items():
+        assert COLUMNS | COSTS <= set(model)
+        nulls = {key for key in COLUMNS | COSTS if model[key] is None}
+        assert nulls == {"bicubic": {"params", "gmac_256"}, "teacher": {"psnr_y_teacher", "ssim_y_teacher"}}.get(
+            row, set()
+        )
+    assert models["student"]["params"] == student.params(_net(24, 8, 4, 0))
+    assert models["teacher"]["gmac_256"] == pytest.approx(student.gmac(_net(8, 2, 4, 0)))
+    assert models["student"]["gmac_256"] == models["student_no_teacher"]["gmac_256"]
+
+
+def test_scores_are_those_of_the_whole_pictures(ready):
+    cfg, done = ready
+    result = json.loads(done.metrics.read_text())
+    nets = {"student": student.load(cfg.path("student_model.pth")), "teacher": student.load(cfg.teacher)}
+    per_photo = []
+    for pair in data.test_pairs(cfg):
+        with torch.inference_mode():
+            x = tensors.to_tensor(pair.lr[None])
+            out = {row: tensors.to_uint8(net(x))[0] for row, net in nets.items()}
+        per_photo.append(
+            {
+                "psnr_y": metrics.psnr(out["student"], pair.hr, 4, True),
+                "ssim_rgb": metrics.ssim(out["student"], pair.hr, 4, False),
+                "psnr_y_teacher": metrics.psnr(out["student"], out["teacher"], 4, True),
+            }
+        )
+    for key in per_photo[0]:
+        wanted = np.mean([p[key] for p in per_photo])
+        # Tiles round differently from the whole in the last bit; here and there that moves a pixel by one level.
+        assert result["models"]["student"][key] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_again_gives_the_same_bytes_and_keeps_the_teachers_work(copy):
+    def state():
+        return {p.name: p.read_bytes() for p in sorted(copy.path("eval").rglob("*")) if p.suffix in (".png", ".html")}
+
+    before = _without_timings(store.read_json(copy.path("eval", "metrics.json")))
+    pictures = state()
+    cached = copy.path("eval", "teacher-00000.safetensors")
+    stamp = cached.stat().st_mtime_ns
+    copy.path("eval", "teacher-00001.safetensors").write_bytes(b"half a file")
+    evaluate.evaluate(copy)
+    assert cached.stat().st_mtime_ns == stamp, "the teacher's output was made again"
+    assert _without_timings(store.read_json(copy.path("eval", "metrics.json"))) == before
+    after = state()
+    assert [n for n in pictures if after[n] != pictures[n]] in ([], ["report.html"])
+
+    def timeless(page):  # the report shows the timings; nothing else may differ
+        text = re.sub(r"(<img[^>]*>)", "", page.decode())
+        return re.sub(r"[\d.,]+(?= ms\b|×|</td>| times)", "", text)
+
+    assert timeless(after["report.html"]) == timeless(pictures["report.html"])
+
+
+def test_without_the_baseline_its_row_is_null(copy):
+    copy.path("train", "no_teacher", "student_model.pth").unlink()
+    done = evaluate.evaluate(copy)
+    result = store.read_json(done.metrics)
+    assert set(result["models"]["student_no_teacher"]) >= COLUMNS | COSTS
+    assert set(result["models"]["student_no_teacher"].values()) == {None}
+    assert any("train.baseline=false" in note for note in result["notes"])
+    assert "same student, no teacher" in done.table
+
+
+def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):
+    net = student.load(copy.teacher)
+    student.save(net, copy.path("student_model.pth"))
+    done = evaluate.evaluate(copy)
+    model = store.read_json(done.metrics)["models"]["student"]
+    assert model["psnr_y_teacher"] is None and model["ssim_y_teacher"] == 1
+    assert "reproduces its teacher" in done.headline
+    notes = store.read_json(done.metrics)["notes"]
+    assert any("may have seen the test photos" in note for note in notes), "a file of unknown origin is admitted"
+
+
+def test_refusals(copy, tmp_path):
+    def refused(cfg, kind, says):
+        with pytest.raises(kind, match=says):
+            evaluate.evaluate(cfg)
+
+    other = student.save(_net(8, 2, 4, seed=9), tmp_path / "other.pth")
+    refused(_with(copy, teacher=str(other)), store.StoreError, "teacher_sha256.*trained on")
+    student.save(_net(24, 8, 2, seed=0), copy.path("student_model.pth"))
+    refused(copy, evaluate.EvaluateError, "x2 student: set scale=2")
+    copy.path("student_model.pth").unlink()
+    refused(copy, evaluate.EvaluateError, "run step 3 first")
+    refused(_with(copy, workdir=str(tmp_path / "none")), store.StoreError, "run step 1 first")
+
+
+def test_vgg_distance_is_reported_where_its_weights_are(copy, tmp_path):
+    vgg = losses.load_vgg("random")
+    torch.save(vgg.features.state_dict(), tmp_path / "vgg.pth")
+    done = evaluate.evaluate(_with(copy, loss__vgg=str(tmp_path / "vgg.pth")))
+    result = store.read_json(done.metrics)
+    assert all(model["vgg"] > 0 for model in result["models"].values())
+    assert "vgg.pth" in result["protocol"]["vgg"] and "VGG19 o." in done.table
+
+
+def test_same_size_sharpening(tmp_path):
+    cfg = _workdir(tmp_path, scale=1)
+    done = evaluate.evaluate(cfg)
+    models = store.read_json(done.metrics)["models"]
+    assert models["teacher"]["psnr_y_teacher"] is None and models["bicubic"]["psnr_y_teacher"] > 0
+    assert models["teacher"]["gmac_256"] == pytest.approx(16 * student.gmac(_net(8, 2, 4, 0)))
+    assert "untouched" in done.table and "untouched" in done.headline
+
+
+class _Page(HTMLParser):
+    VOID = {"meta", "img", "input", "br", "link"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.seen = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+
+def test_report_is_self_contained(ready):
+    _, done = ready
+    text = done.report.read_text()
+    page = _Page(text)
+    assert page.open == []
+    assert not {tag for tag, _ in page.seen} & {"script", "link", "iframe"}
+    pictures = [attrs["src"] for tag, attrs in page.seen if tag == "img"]
+    assert len(pictures) == 1 + 4 + 1, "a panel, two sliders of two, a curve"
+    assert all(src.startswith("data:image/") for src in pictures)
+    assert "http" not in re.sub(r"data:[^\"]*", "", text)
+    assert done.headline in text and "1,200 steps of 4 crops" in text
+    assert "stand-in" not in text
+    assert len(list((done.report.parent / "panels").glob("*.png"))) == 1
+    assert list(done.shown[0].images) == ["input", "bicubic", "student", "student_no_teacher", "teacher", "original"]
+
+
+def test_report_says_plainly_what_is_so(ready):
+    result = store.read_json(ready[1].metrics)
+    result["teacher"]["stand_in"] = True
+    result["teacher"]["name"] = "student_x4_m"
+    models = result["models"]
+    models["student"]["psnr_y_teacher"], models["bicubic"]["psnr_y_teacher"] = 33.14, 30.2
+    models["student"]["gmac_256"], models["teacher"]["gmac_256"] = 3.4, 79.0
+    page = report.page(result, {}, [("<a>", "data:,", [])], "")
+    assert "stand-in" in page and "not Real-ESRGAN" in page.replace("\n", " ") and "<a>" not in page
+    assert (
+        report.headline(result)
+        == "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic, at 1/23 of its cost."
+    )
+    models["student"]["psnr_y_teacher"] = 29.2
+    assert "1.0 dB farther than bicubic" in report.headline(result)
+    models["student"]["drift_rgb"] = [0.1, 7.5, 0.2]
+    assert any("7.50 of 255" in f and "drift" in f for f in report.findings(result))
