@@ -258,7 +258,7 @@ def page(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{title}</title><style>{STYLE}</style></head><body><main>
 <p class="kicker">Image sharpening by knowledge distillation · evaluation</p>
-<h1>{title}</h1>
+<h1>{title.replace(" dB", "&nbsp;dB")}</h1>
 <div class="cards">{cards}</div>
 {stand_in if result["teacher"]["stand_in"] else ""}
 <h2>Scores</h2>
