@@ -69,10 +69,13 @@ def _resized_exif(exif: bytes | None, width: int, height: int) -> bytes | None:
 
 
 def _jpeg(pixels: np.ndarray, quality: int, icc: bytes | None, exif: bytes | None) -> list[bytes]:
-    if pixels.shape[2] == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    pixels = pixels if pixels.flags.writeable else pixels.copy()
     full = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    ok, data = cv2.imencode(".jpg", pixels, full)
+    _swap_red_blue(pixels)  # OpenCV wants BGR; in place and back, because a copy of 100 megapixels is 300 MB
+    try:
+        ok, data = cv2.imencode(".jpg", pixels, full)
+    finally:
+        _swap_red_blue(pixels)
     if not ok:
         raise ImageError("the JPEG encoder failed: write a .png")
     data = memoryview(data).cast("B")
@@ -86,6 +89,11 @@ def _jpeg(pixels: np.ndarray, quality: int, icc: bytes | None, exif: bytes | Non
         head += b"\xff\xe2" + struct.pack(">H", len(payload) + 2) + payload
     start = 4 + struct.unpack(">H", data[4:6])[0] if data[2:4] == b"\xff\xe0" else 2  # after the JFIF segment
     return [bytes(data[:start]), head, data[start:]]
+
+
+def _swap_red_blue(pixels: np.ndarray, rows: int = 64) -> None:
+    for y in range(0, len(pixels), rows):
+        pixels[y : y + rows] = pixels[y : y + rows, :, ::-1].copy()
 
 
 def _strips(photo: Photo, rows: int = 256) -> Iterator[np.ndarray]:

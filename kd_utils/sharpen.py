@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import device as dev
-from . import encode, export, images, store, student, teacher, tiles
+from . import encode, export, images, store, student, tiles
 from .config import shipped
 from .images import Photo
 from .tensors import CheckpointError, bicubic
@@ -73,6 +73,8 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     except CheckpointError as e:
         if engine == "onnx":
             raise
+        from . import teacher  # needs spandrel and torchvision, 200 MB that a student does without
+
         try:
             net = teacher.load(str(path)).net
         except teacher.TeacherError:
@@ -170,15 +172,16 @@ def restore_colour(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int
     ys, xs = (np.linspace(0, n, max(1, round(n / CELL)) + 1).round().astype(int) for n in (h, w))
     drift = _cell_means(canvas, ys * scale, xs * scale) - _cell_means(pixels, ys, xs)
     drift = cv2.GaussianBlur(drift, (0, 0), 1, borderType=cv2.BORDER_REPLICATE).reshape(drift.shape)
-    wide = cv2.resize(drift, (w * scale, len(drift)), interpolation=cv2.INTER_LINEAR).reshape(len(drift), w * scale, -1)
-    peak = np.iinfo(canvas.dtype).max
-    at = np.clip((np.arange(h * scale) + 0.5) * len(drift) / (h * scale) - 0.5, 0, len(drift) - 1)  # in cells, by row
-    low = np.minimum(at.astype(int), max(len(drift) - 2, 0))
-    high, t = np.minimum(low + 1, len(drift) - 1), (at - low).astype(np.float32)[:, None, None]
+    n, peak = len(drift), np.iinfo(canvas.dtype).max
+    at = np.clip((np.arange(h * scale) + 0.5) * n / (h * scale) - 0.5, 0, n - 1)  # where each row lies, in cells
     for y in range(0, h * scale, rows):
-        s = slice(y, y + rows)
-        fixed = canvas[s] - (wide[low[s]] * (1 - t[s]) + wide[high[s]] * t[s])
-        canvas[s] = np.clip(np.rint(fixed), 0, peak)
+        strip, first = canvas[y : y + rows], int(at[y])
+        near = drift[first : int(at[y + len(strip) - 1]) + 2]
+        wide = cv2.resize(near, (w * scale, len(near)), interpolation=cv2.INTER_LINEAR).reshape(len(near), w * scale, -1)
+        low = at[y : y + rows].astype(int) - first
+        t = (at[y : y + rows] - first - low).astype(np.float32)[:, None, None]
+        fixed = strip - (wide[low] * (1 - t) + wide[np.minimum(low + 1, len(near) - 1)] * t)
+        canvas[y : y + rows] = np.clip(np.rint(fixed), 0, peak)
 
 
 def _cell_means(a: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def probe(net: nn.Module) -> Reach:
             h.remove()
     multiple = math.ceil(coarse)
     radius = math.ceil(reach / multiple - 1e-9) * multiple
-    pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2
+    pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2 + 128  # and the copies around it
     return Reach(radius, out.shape[-1] // side, multiple, pixel_bytes)
 
 
