@@ -109,27 +109,24 @@ def _cached(source: Source, path: Path) -> bool:
     """Is the right file there? Hashed once, then known by size and time (hashing DIV2K takes many seconds)."""
     if not path.is_file():
         return False
-    ok, stamp = _stamp(source, path)
-    if ok.is_file() and ok.read_text() == stamp:
+    if _stamped(source, path):
         return True
     if wrong := _wrong(source, path):
         raise SourceError(
             f"{path} is not {source.file}: {wrong}. Delete it to download it again, or put the right file there."
         )
-    _leave_stamp(source, path)
+    _stamped(source, path, leave=True)
     return True
 
 
-def _stamp(source: Source, path: Path) -> tuple[Path, str]:
-    """The file beside `path` that says it was verified, and what that then holds."""
-    stat = path.stat()
-    return path.with_name(path.name + ".ok"), f"{source.sha256} {stat.st_size} {stat.st_mtime_ns}\n"
-
-
-def _leave_stamp(source: Source, path: Path) -> None:
-    ok, stamp = _stamp(source, path)
-    with suppress(OSError):  # a read-only cache is hashed each time
-        ok.write_text(stamp)
+def _stamped(source: Source, path: Path, leave: bool = False) -> bool:
+    """Does the note beside `path` say that it was verified, as it is now? `leave` that note."""
+    ok, stat = path.with_name(path.name + ".ok"), path.stat()
+    note = f"{source.sha256} {stat.st_size} {stat.st_mtime_ns}\n"
+    if leave:
+        with suppress(OSError):  # a read-only cache is hashed each time
+            ok.write_text(note)
+    return ok.is_file() and ok.read_text() == note
 
 
 def _wrong(source: Source, path: Path) -> str:
@@ -159,7 +156,7 @@ def _download(source: Source, path: Path) -> None:
         try:
             _take(source, place, part)
             os.replace(part, path)
-            _leave_stamp(source, path)
+            _stamped(source, path, leave=True)
             return
         except _Failed as e:
             failures.append(f"{place}: {e}")
