@@ -48,8 +48,7 @@ class Source:
     mirrors: tuple[str, ...] = ()
 
     @property
-    def file(self) -> str:
-        """The name in the cache and in a mirror."""
+    def file(self) -> str:  # its name in the cache and in a mirror
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -206,10 +205,9 @@ def _get(source: Source, url: str, part: Path, bar: tqdm) -> None:
     """Download into `part`, from where it ends, through any number of breaks as long as each attempt gets further."""
     best, idle, why = _size(part), 0, ""
     while _size(part) < source.bytes:
-        if idle:
-            if idle > len(PAUSES):
-                raise _Failed(f"{why} ({idle} attempts)")
-            time.sleep(PAUSES[idle - 1])
+        if idle > len(PAUSES):
+            raise _Failed(f"{why} ({idle} attempts)")
+        time.sleep((0, *PAUSES)[idle])
         try:
             _attempt(source, url, part, bar)
             why = "the connection ended early"
@@ -223,8 +221,7 @@ def _attempt(source: Source, url: str, part: Path, bar: tqdm) -> None:
     """One request. Raises _Failed where another attempt is of no use, requests' exceptions where it may be."""
     have = _size(part)
     headers = {"User-Agent": "imagesharpening-kd", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    headers |= {"Range": f"bytes={have}-"} if have else {}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as r:
         if r.status_code == 416:  # our part is no beginning of what is there
             part.unlink(missing_ok=True)
