@@ -19,8 +19,9 @@ class CheckpointError(ValueError):
 
 def to_tensor(images: np.ndarray, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 (N, H, W, 3) -> (N, 3, H, W) in [0, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
-    return x.permute(0, 3, 1, 2).to(dtype).div_(255)
+    x = torch.tensor(images, device=device)  # a copy: memory-mapped shards are not writable
+    # contiguous, because strides choose the convolution's kernel, and with it the last bits
+    return x.permute(0, 3, 1, 2).contiguous().to(dtype).div_(255)
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

@@ -197,6 +197,8 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     crops = Crops(cfg, index, "train")
     valid = Crops(cfg, index, "valid")
     vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.perceptual else None
+    if vgg is not None and double:
+        vgg.double()
     model = (
         torch.nn.parallel.DistributedDataParallel(net, [device] if device.type == "cuda" else None) if group else net
     )

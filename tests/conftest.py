@@ -25,4 +25,4 @@ def official():
     try:
         return teacher.official()
     except ImportError as e:
-        pytest.skip(f"LEFT OUT: the official realesrgan and basicsr are not installed ({e}); Python 3.13 cannot have them")
+        pytest.skip(f"LEFT OUT: the official realesrgan and basicsr cannot be had on Python 3.13 ({e})")

@@ -1,0 +1,35 @@
+import torch
+
+from kd_utils import checkpoint
+
+
+def test_rotation_drive_copy_and_fallback(tmp_path, capsys):
+    here, drive = tmp_path / "here", tmp_path / "drive"
+    drive.mkdir()
+    for step in (5, 10, 15, 20):
+        checkpoint.save(here, step, {"w": torch.full((2,), step)}, keep=3, drive=drive)
+    names = [p.name[:13] for p in checkpoint.found(here)]
+    assert names == ["step-00000020", "step-00000015", "step-00000010"]
+    assert [p.name for p in checkpoint.found(drive)] == [p.name for p in checkpoint.found(here)]
+    step, state = checkpoint.latest(here)
+    assert step == 20 and state["w"].tolist() == [20, 20]
+
+    newest = checkpoint.found(here)[0]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert checkpoint.latest(here)[0] == 15
+    assert f"{newest} is damaged" in capsys.readouterr().out
+    assert checkpoint.latest(here, drive)[0] == 20  # the whole copy on Drive serves
+
+    for p in checkpoint.found(here):
+        p.write_bytes(b"")
+    assert checkpoint.latest(here) is None
+    assert checkpoint.latest(tmp_path / "none") is None
+    (here / "step-notes.pt").write_text("not ours")
+    assert len(checkpoint.found(here)) == 3
+
+
+def test_equal_states_give_equal_files(tmp_path):
+    a, b = (checkpoint.save(tmp_path / n, 1, {"w": torch.ones(3)}, 1) for n in "ab")
+    assert a.name == b.name and a.read_bytes() == b.read_bytes()

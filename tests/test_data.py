@@ -1,0 +1,174 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from kd_utils import data, store
+from kd_utils.config import make
+from kd_utils.data import DataError
+
+SMALL = "data.crop=64 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=96 loss.crop=16"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve photos cut from one, in sub-folders, with a file beside them that is no photo."""
+    from skimage import data as samples
+
+    root = tmp_path_factory.mktemp("photos")
+    whole = np.concatenate([samples.astronaut(), samples.coffee()[:, :512][:400]], 0)
+    for i in range(12):
+        part = whole[i * 60 : i * 60 + 128, (i * 29) % 300 :][:, :160]
+        path = root / f"set{i % 2}" / f"{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), part[..., ::-1])
+    (root / "notes.txt").write_text("no photo")
+    return root
+
+
+def config(tmp_path, photos="samples", more=""):
+    return make("quick", f"{SMALL} {more}", workdir=str(tmp_path), **{"data.photos": str(photos)})
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
+
+
+def test_samples_are_whole_scenes_apart(tmp_path):
+    cfg = config(tmp_path)
+    made = data.prepare(cfg)
+    assert made.photos == {"train": 6, "valid": 1, "test": 2}
+    assert made.crops == {"train": 24, "valid": 2, "test": 2}
+    sides = [n for names in data.SAMPLES.values() for n in names if n.startswith("motorcycle")]
+    assert len(sides) == 2 and set(sides) <= set(data.SAMPLES["train"])
+    pair = data.test_pairs(cfg)[0]
+    assert pair.hr.shape == (96, 96, 3) and pair.lr.shape == (24, 24, 3)
+    arrays, _ = store.load_arrays(tmp_path / "crops" / "train-00000.safetensors")
+    assert arrays["hr"].shape == (24, 64, 64, 3) and arrays["lr"].shape == (24, 16, 16, 3)
+    small = cv2.resize(arrays["hr"][0], (16, 16), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(small - arrays["lr"][0]).mean() < 16  # the LR crop is of the same place
+
+
+def test_a_folder_and_its_zip_give_the_same_crops(tmp_path, folder):
+    more = "data.valid_count=2 data.test_count=2"
+    a = data.prepare(config(tmp_path / "a", folder, more))
+    assert a.photos == {"train": 8, "valid": 2, "test": 2}
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as z:
+        for p in sorted(folder.rglob("*.png")):
+            z.write(p, p.relative_to(folder))
+        z.writestr("__MACOSX/._00.png", b"junk")
+    data.prepare(config(tmp_path / "b", tmp_path / "photos.zip", more))
+    assert files(tmp_path / "a" / "crops") == files(tmp_path / "b" / "crops")
+    index = store.read_json(tmp_path / "a" / "crops" / "index.json")
+    seen = [set(v.values()) for v in index["provenance"]["photos"].values()]
+    assert len(set.union(*seen)) == sum(map(len, seen)) == 12
+
+
+def test_adding_a_photo_moves_no_other_between_splits(tmp_path, folder):
+    more = "data.valid_count=2 data.test_count=2"
+    before = data.split(config(tmp_path, folder, more))
+    last = before["train"][-1]
+    with zipfile.ZipFile(tmp_path / "fewer.zip", "w") as z:
+        for p in sorted(folder.rglob("*.png")):
+            if p.relative_to(folder).as_posix() != last.name:
+                z.write(p, p.relative_to(folder))
+    after = data.split(config(tmp_path, tmp_path / "fewer.zip", more))
+    for part in ("valid", "test"):
+        assert [p.sha256 for p in before[part]] == [p.sha256 for p in after[part]]
+
+
+def test_a_test_photo_that_is_also_a_training_photo_leaves_training(tmp_path, folder, capsys):
+    test = tmp_path / "test"
+    test.mkdir()
+    (test / "renamed.png").write_bytes((folder / "set0" / "00.png").read_bytes())
+    parts = data.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={test}"))
+    assert len(parts["train"]) == 9 and len(parts["test"]) == 1
+    assert "1 training photos are also test" in capsys.readouterr().out
+
+
+def test_flat_and_dark_crops_are_left_out():
+    rng = np.random.default_rng(0)
+    photo = np.full((256, 256, 3), 128, np.uint8)
+    photo[:, 128:] = rng.integers(256, size=(256, 128, 3))
+    cfg = make("quick")
+    kept, refused = data.choose(photo, 64, 10, np.random.default_rng(1), cfg.data)
+    assert len(kept) == 10 and refused > 0 and all(x > 64 for _, x in kept)
+    dark = (photo // 24).astype(np.uint8)
+    assert data.choose(dark, 64, 10, np.random.default_rng(1), cfg.data) == ([], 40)
+
+
+def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):
+    more = "data.valid_count=2 data.test_count=4 data.crops_per_photo=64"
+    data.prepare(config(tmp_path / "whole", folder, more))
+    cfg = f"{SMALL} {more} workdir={tmp_path / 'cut'} data.photos={folder}"
+    code = "import sys; from kd_utils import config, data; data.prepare(config.make('quick', sys.argv[1]))"
+    child = subprocess.Popen([sys.executable, "-c", code, cfg], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 60
+    while not list((tmp_path / "cut" / "crops").glob("*.safetensors")) and time.time() < deadline:
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    done = len(files(tmp_path / "cut" / "crops"))
+    again = data.prepare(config(tmp_path / "cut", folder, more))
+    assert 0 < done and again.made <= 7 - done + 1
+    assert files(tmp_path / "cut" / "crops") == files(tmp_path / "whole" / "crops")
+    assert data.prepare(config(tmp_path / "cut", folder, more)).made == 0
+
+
+def test_ranks_share_the_work_and_the_last_one_ends_it(tmp_path, folder, monkeypatch):
+    more = "data.valid_count=2 data.test_count=2"
+    data.prepare(config(tmp_path / "one", folder, more))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        assert not (tmp_path / "two" / "crops" / "index.json").exists()
+        data.prepare(config(tmp_path / "two", folder, more))
+    assert files(tmp_path / "two" / "crops") == files(tmp_path / "one" / "crops")
+    assert (tmp_path / "two/crops/index.json").read_bytes() == (tmp_path / "one/crops/index.json").read_bytes()
+
+
+def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path):
+    data.prepare(config(tmp_path))
+    before = files(tmp_path / "crops")
+    with pytest.raises(store.StoreError, match="data.crop was 64, now 96.*Choose another --workdir"):
+        data.prepare(config(tmp_path, more="data.crop=96"))
+    with pytest.raises(store.StoreError, match="degrade.profile was"):
+        data.read_index(config(tmp_path, more="degrade.profile=two_order"))
+    assert files(tmp_path / "crops") == before
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_other_scales(tmp_path, scale):
+    cfg = config(tmp_path, more=f"scale={scale}")
+    data.prepare(cfg)
+    pair = data.test_pairs(cfg)[0]
+    assert pair.lr.shape == (96 // scale, 96 // scale, 3)
+
+
+def test_errors_name_the_remedy(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "fake.zip").write_text("no zip")
+    for photos, message in (
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "empty", "holds no photos"),
+        (tmp_path / "fake.zip", "neither a folder nor a zip"),
+    ):
+        with pytest.raises(DataError, match=message):
+            data.prepare(config(tmp_path, photos))
+    with pytest.raises(DataError, match="no train photos.*lower these or add photos"):
+        data.prepare(config(tmp_path, folder, "data.valid_count=6 data.test_count=6"))
+    with pytest.raises(DataError, match="smaller than data.crop=512"):
+        data.prepare(config(tmp_path / "big", folder, "data.crop=512 data.valid_count=2 data.test_count=2"))
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for p in folder.rglob("*.png"):
+        (bad / p.name).write_bytes(p.read_bytes())
+    (bad / "07.png").write_bytes((bad / "07.png").read_bytes()[:2000])
+    with pytest.raises(ValueError, match="07.png"):
+        data.prepare(config(tmp_path / "w", bad, "data.valid_count=2 data.test_count=2"))

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+
+from kd_utils import student, teacher
+from kd_utils.config import make
+from kd_utils.teacher import TeacherError
+from kd_utils.tensors import to_tensor, to_uint8
+
+
+@pytest.fixture(scope="module")
+def photo():
+    from skimage import data
+
+    return data.astronaut()[100:148, 180:228]  # (48, 48, 3)
+
+
+@pytest.fixture(scope="module")
+def anime_6b_layout(tmp_path_factory):
+    """A file of RealESRGAN_x4plus_anime_6B's official layout, with random weights of a trained network's size."""
+    torch.manual_seed(0)
+    state = {}
+
+    def conv(name, cin, cout):
+        state[f"{name}.weight"] = torch.randn(cout, cin, 3, 3) * (2 / (9 * cin)) ** 0.5 * 0.7
+        state[f"{name}.bias"] = torch.randn(cout) * 0.02
+
+    conv("conv_first", 3, 64)
+    for b in range(6):
+        for r in (1, 2, 3):
+            for c in range(5):
+                conv(f"body.{b}.rdb{r}.conv{c + 1}", 64 + 32 * c, 32 if c < 4 else 64)
+    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+        conv(name, 64, 64)
+    conv("conv_last", 64, 3)
+    state["conv_last.weight"] *= 4
+    state["conv_last.bias"] += 0.4
+    path = tmp_path_factory.mktemp("weights") / "RealESRGAN_x4plus_anime_6B.pth"
+    torch.save({"params_ema": state}, path)
+    return path
+
+
+def test_anime_6b_layout_is_the_listed_network(anime_6b_layout):
+    t = teacher.load(str(anime_6b_layout))
+    assert t.architecture == "ESRGAN" and t.name == "RealESRGAN_x4plus_anime_6B" and not t.stand_in
+    assert student.params(t.net) == 4_467_779
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in t.net.modules()) == 96
+    assert round(student.gmac(t.net), -1) == 370  # ANCHORS: 374 counted with its few other operations
+
+
+def test_anime_6b_equals_the_official_rrdbnet_and_realesrganer(anime_6b_layout, official, photo):
+    realesrgan, basicsr = official
+    from basicsr.archs.rrdbnet_arch import RRDBNet
+
+    net = RRDBNet(3, 3, num_feat=64, num_block=6, num_grow_ch=32, scale=4)
+    net.load_state_dict(torch.load(anime_6b_layout, weights_only=True)["params_ema"])
+    ours = teacher.load(str(anime_6b_layout))
+    x = to_tensor(photo[None])
+    with torch.no_grad():
+        raw = net.eval()(x)
+        mine = ours(x)
+    assert raw.min() < -0.01 or raw.max() > 1.01  # the comparison is of clamped values, and clamping matters
+    assert (mine - raw.clamp(0, 1)).abs().max() < 1e-5
+    _check_enhance(realesrgan, net, anime_6b_layout, mine, photo)
+
+
+def _check_enhance(realesrgan, net, path, mine, photo):
+    def enhance(pad):
+        upsampler = realesrgan.RealESRGANer(4, str(path), model=net, tile=0, pre_pad=pad, half=False, device="cpu")
+        return upsampler.enhance(photo[..., ::-1])[0][..., ::-1].astype(int)
+
+    np.testing.assert_array_equal(enhance(0), to_uint8(mine)[0])
+    assert np.abs(enhance(10) - enhance(0)).max() > 3  # why the default pre_pad cannot be compared
+
+
+@pytest.mark.parametrize("name", ["realesr-general-x4v3", "realesr-animevideov3"])
+def test_real_compact_weights_equal_the_official_network(name, shared, official, photo):
+    realesrgan, _ = official
+    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+    path = shared / "weights" / f"{name}.pth"
+    state = torch.load(path, weights_only=True)["params"]
+    net = SRVGGNetCompact(num_conv=32 if "general" in name else 16, act_type="prelu")
+    net.load_state_dict(state)
+    ours = teacher.load(str(path))
+    with torch.no_grad():
+        mine, raw = ours(to_tensor(photo[None])), net.eval()(to_tensor(photo[None]))
+    assert (mine - raw.clamp(0, 1)).abs().max() < 1e-5
+    _check_enhance(realesrgan, net, path, mine, photo)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    torch.manual_seed(3)
+    return student.save(student.build("s"), tmp_path_factory.mktemp("t") / "small.pth")
+
+
+def test_target_sizes_and_range(small, photo):
+    t = teacher.load(str(small))
+    x = to_tensor(photo[None, :40])
+    for scale, input_scale in ((4, 1.0), (2, 1.0), (1, 1.0), (1, 0.5)):
+        y = teacher.target(t, x, scale, input_scale)
+        assert y.shape == (1, 3, 40 * scale, 48 * scale) and 0 <= y.min() and y.max() <= 1
+    with pytest.raises(TeacherError, match="scale 1 only"):
+        teacher.target(t, x, 4, 0.5)
+
+
+def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime_6b_layout):
+    with pytest.raises(TeacherError, match="neither a file nor one of anime_6B"):
+        teacher.load("anime6b")
+    (tmp_path / "page.pth").write_text("<html>404</html>")
+    with pytest.raises(TeacherError, match="page.pth is not a PyTorch checkpoint"):
+        teacher.load(str(tmp_path / "page.pth"))
+    torch.save({"params": {"a.weight": torch.ones(3)}}, tmp_path / "other.pth")
+    with pytest.raises(TeacherError, match="other.pth is not a network"):
+        teacher.load(str(tmp_path / "other.pth"))
+    state = torch.load(anime_6b_layout, weights_only=True)["params_ema"]
+    state["conv_first.weight"] = torch.cat([state["conv_first.weight"]] * 4, 1)  # a x2 RRDBNet takes 12 channels
+    torch.save({"params_ema": state}, tmp_path / "x2.pth")
+    with pytest.raises(TeacherError, match="must be x4 RGB"):
+        teacher.load(str(tmp_path / "x2.pth"))
+    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
+    from dataclasses import replace
+
+    from kd_utils import sources
+
+    closed = "http://127.0.0.1:9/RealESRGAN_x4plus_anime_6B.pth"
+    monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
+    monkeypatch.setattr(sources, "PAUSES", ())
+    with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
+        teacher.load("anime_6B")
+
+
+def test_border_cost_falls_away_from_the_border(shared, photo):
+    from skimage import data
+
+    t = teacher.load(str(shared / "weights" / "realesr-general-x4v3.pth"))
+    cost = teacher.border_cost(t, to_tensor(data.astronaut()[None, 60:140, 160:240]), crop=48)
+    assert len(cost) == 24 and cost[0] > 3 * cost[8]
+
+
+def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
+    from kd_utils import data, store
+
+    sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
+    sets += " loss.crop=16"
+    cfg = make("quick", sets, workdir=str(tmp_path))
+    with pytest.raises(store.StoreError, match="run step 1 first"):
+        teacher.label(cfg)
+    data.prepare(cfg)
+    first = teacher.label(cfg)
+    assert first.made == first.crops == 6 * 3 + 2
+    path = tmp_path / "labels" / "train-00000.safetensors"
+    labels = path.read_bytes()
+    assert store.load_arrays(path)[0]["label"].shape == (18, 64, 64, 3)
+    assert teacher.label(cfg).made == 0  # done work is kept
+    path.write_bytes(labels[:-1000])
+    assert teacher.label(cfg).made == 18  # half-done work is not taken for done
+    assert path.read_bytes() == labels
+    # a batch is a range of crops: two processes that share the shards write the same bytes
+    (tmp_path / "labels" / "valid-00000.safetensors").unlink()
+    import os
+
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "2"}
+    try:
+        path.unlink()
+        assert teacher.label(cfg).made == 2
+        os.environ |= {"RANK": "0"}
+        assert teacher.label(cfg).made == 18
+    finally:
+        del os.environ["RANK"], os.environ["WORLD_SIZE"]
+    assert path.read_bytes() == labels

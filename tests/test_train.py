@@ -1,0 +1,207 @@
+"""The real loop on a tiny problem: 8x8 bodies, a random teacher, a few steps."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from kd_utils import checkpoint, data, store, student, teacher, train
+from kd_utils.config import make
+from kd_utils.train import TrainError
+
+TINY = (
+    "data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=64 loss.margin=1 loss.crop=16 "
+    "loss.fraction=0.5 train.steps=12 train.batch=4 train.warmup=2 train.valid_every=6 train.save_every=2 train.lr=1e-3"
+)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Crops and labels that every test here trains on, and the overrides that made them."""
+    root = tmp_path_factory.mktemp("labelled")
+    torch.manual_seed(5)
+    sets = f"{TINY} teacher={student.save(student.build('s'), root / 'teacher.pth')}"
+    cfg = make("quick", sets, workdir=str(root))
+    data.prepare(cfg)
+    teacher.label(cfg)
+    return root, sets
+
+
+def config(labelled, tmp_path, more=""):
+    """A work folder of its own that shares the crops and labels."""
+    root, sets = labelled
+    tmp_path.mkdir(exist_ok=True, parents=True)
+    for part in ("crops", "labels"):
+        if not (tmp_path / part).exists():
+            (tmp_path / part).symlink_to(root / part)
+    return make("quick", f"{sets} {more}", workdir=str(tmp_path))
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["params"]
+
+
+def difference(a, b):
+    a, b = weights(a), weights(b)
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, tmp_path_factory):
+    cfg = config(labelled, tmp_path_factory.mktemp("trained"))
+    seen = []
+    return cfg, train.train(cfg, watch=seen.append), seen
+
+
+def test_it_learns_and_leaves_what_it_promises(trained):
+    cfg, out, seen = trained
+    history = store.read_json(out.history)
+    assert history["step"][-1] == 12 and len(history["valid"]) == 2
+    assert history["loss"][-1] < history["loss"][0]
+    assert np.isfinite(history["valid"][-1]["psnr_y_teacher"])
+    assert [w.name for w in seen] == ["student"] * 2 + ["no_teacher"] * 2 and len(seen[0].pictures) >= 8
+    assert out.curve.read_bytes()[:4] == b"\x89PNG"
+    meta = student.load(out.student).meta
+    assert meta["provenance"]["labels.teacher"] == "teacher" and meta["versions"]["torch"]
+    assert student.load(out.no_teacher).meta["provenance"]["loss.teacher"] == 0
+    assert difference(out.student, out.no_teacher) > 1e-4
+    assert len(checkpoint.found(cfg.path("train", "student"))) == cfg.train.keep
+
+
+def test_done_work_is_kept(trained):
+    cfg, out, _ = trained
+    before = out.student.stat().st_mtime_ns
+    train.train(cfg)
+    assert out.student.stat().st_mtime_ns == before
+
+
+def test_a_killed_run_goes_on_exactly_where_it_was(labelled, trained, tmp_path):
+    cfg = config(labelled, tmp_path, "train.baseline=no")
+    sets = f"{labelled[1]} train.baseline=no workdir={tmp_path}"
+    code = "import sys; from kd_utils import config, train; train.train(config.make('quick', sys.argv[1]))"
+    child = subprocess.Popen([sys.executable, "-c", code, sets], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not checkpoint.found(tmp_path / "train" / "student") and time.time() < deadline:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    step, _ = checkpoint.latest(tmp_path / "train" / "student")
+    assert 0 < step < 12, "it was not killed midway"
+    out = train.train(cfg)
+    assert difference(out.student, trained[1].student) == 0
+    assert store.read_json(out.history)["loss"] == store.read_json(trained[1].history)["loss"]
+
+
+def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_path):
+    drive = tmp_path / "drive"
+    whole = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
+    train.train(whole)
+    assert (drive / "student_model.pth").read_bytes() == (tmp_path / "a" / "student_model.pth").read_bytes()
+    kept = checkpoint.found(drive / "train" / "student")
+    assert len(kept) == 3
+    kept[0].unlink()  # as if it had stopped before the last one
+    again = train.train(config(labelled, tmp_path / "b", f"train.baseline=no drive={drive}"))
+    assert difference(again.student, trained[1].student) == 0
+
+
+def torchrun(sets, tmp_path, processes):
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        "-m",
+        "kd_utils",
+        "train",
+    ]
+    pairs = [p for key in f"{sets} workdir={tmp_path}".split() for p in ("--set", key)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, *pairs], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("more", "steps"), [("train.dtype=float64", 50), ("train.dtype=fp32", 5)])
+def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps):
+    more = f"{more} train.steps={steps} train.baseline=no train.save_every=100"
+    one = train.train(config(labelled, tmp_path / "one", more))
+    config(labelled, tmp_path / "two", more)
+    torchrun(f"{labelled[1]} {more}", tmp_path / "two", 2)
+    assert difference(one.student, tmp_path / "two" / "student_model.pth") < 1e-5
+    loss = [store.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
+    np.testing.assert_allclose(*loss, rtol=1e-4)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(labelled, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(TrainError, match="train.batch=4 cannot be shared by 3"):
+        train.train(config(labelled, tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(labelled, tmp_path):
+    cfg = config(labelled, tmp_path, "train.baseline=no")
+    train.train(cfg)
+    (tmp_path / "student_model.pth").unlink()
+    folder = tmp_path / "train" / "student"
+    good = checkpoint.found(folder)[2]
+    step, state = checkpoint.latest(folder)
+    for newer in checkpoint.found(folder)[:2]:
+        newer.unlink()
+    state["net"]["body.2.weight"] += 1e38
+    checkpoint.save(folder, 9, state, keep=3)
+    with pytest.raises(TrainError, match="not finite at step 10; the last good checkpoint is kept.*Lower train.lr"):
+        train.train(cfg)
+    assert good.exists() and [p.name[:13] for p in checkpoint.found(folder)] == ["step-00000009", "step-00000008"]
+    assert not (tmp_path / "student_model.pth").exists()
+
+
+def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path):
+    with pytest.raises(store.StoreError, match="train.lr was 0.001, now 0.01.*delete"):
+        train.train(make("quick", f"{labelled[1]} train.lr=0.01", workdir=str(trained[0].workdir)))
+    with pytest.raises(store.StoreError, match="data.crop was 32, now 64"):
+        train.train(config(labelled, tmp_path, "data.crop=64"))
+    torch.manual_seed(9)
+    other = student.save(student.build("s"), tmp_path / "other.pth")
+    with pytest.raises(store.StoreError, match="teacher was"):
+        train.train(config(labelled, tmp_path, f"teacher={other}"))
+    (tmp_path / "labels").unlink()
+    with pytest.raises(store.StoreError, match="run step 2 first"):
+        train.train(make("quick", labelled[1], workdir=str(tmp_path)))
+
+
+def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
+    cfg = config(
+        labelled, tmp_path, f"train.init={trained[1].student} train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
+    )
+    assert difference(train.train(cfg).student, trained[1].student) < 1e-5
+    with pytest.raises(TrainError, match="not of student.size=m"):
+        train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m"))
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_other_scales_train(labelled, tmp_path, scale):
+    sets = f"{labelled[1]} scale={scale} train.steps=2 train.baseline=no student.expand=0 loss.gt=0.5 loss.fft=0.01"
+    cfg = make("quick", sets, workdir=str(tmp_path))
+    data.prepare(cfg)
+    teacher.label(cfg)
+    assert student.load(train.train(cfg).student).scale == scale
+
+
+def test_what_a_step_sees_depends_on_seed_and_step_alone():
+    ids, turns, spots = train.draw(3, 7, 8, 20)
+    again = train.draw(3, 7, 8, 20)
+    assert all((a == b).all() for a, b in zip((ids, turns, spots), again, strict=True))
+    epoch = np.concatenate([train.draw(3, s, 4, 20)[0] for s in range(5)])
+    assert sorted(epoch) == list(range(20))
+    assert (train.draw(4, 7, 8, 20)[0] != ids).any()
+
+
+def test_schedules():
+    cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
+    rates = [train.rate(cfg.train, s) for s in range(100)]
+    assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
+    assert train.gt_weight(cfg, 0) == 0.2 and abs(train.gt_weight(cfg, 99) - 1) < 1e-9
