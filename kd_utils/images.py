@@ -121,9 +121,10 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         image.load()  # before its EXIF is read: Pillow turns a TIFF upright here, by the tag that it then removes
     turn, exif = _exif(image)
     if bits > 8:
-        if image.format == "PNG":
-            image.load()  # OpenCV would fill a cut file with black and say nothing
-        pixels = _upright(_deep(data, name, channels), turn)
+        pixels = _deep(data, name, channels)
+        if image.format == "PNG":  # OpenCV turns a TIFF upright itself; a cut PNG it fills with black, and says nothing
+            image.load()
+            pixels = _upright(pixels, turn)
     else:
         if image.mode == "CMYK" or image.mode == "LAB":
             image, icc = _to_srgb(image, icc), None
@@ -161,7 +162,7 @@ def _strange_tiff(data: bytes, name: str) -> Photo:
     if width * height > 2 * Image.MAX_IMAGE_PIXELS or channels not in (1, 3, 4) or tags.next:
         what = f"{width}x{height} pixels of {channels} samples" + (" and several pages" if tags.next else "")
         raise ImageError(f"{name} is a TIFF of {what}: save it as one gray, RGB or RGBA picture")
-    return Photo(np.ascontiguousarray(_upright(_deep(data, name, channels), tags.get(ORIENTATION, 1))))
+    return Photo(_deep(data, name, channels))
 
 
 def _deep(data: bytes, name: str, channels: int) -> np.ndarray:
@@ -221,7 +222,9 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     if icc:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            srgb, how = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+            bpc = ImageCms.Flags.BLACKPOINTCOMPENSATION  # as image editors do
+            return ImageCms.profileToProfile(image, profile, srgb, how, "RGB", flags=bpc)
         except ImageCms.PyCMSError:
             pass
     if image.mode == "LAB":

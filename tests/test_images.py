@@ -1,0 +1,322 @@
+"""Image files in and out, held against Pillow and OpenCV on real bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from kd_utils import encode, images
+from kd_utils.images import ImageError, Photo
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture(h: int = 23, w: int = 37, c: int = 3, dtype: type = np.uint8) -> np.ndarray:
+    """Smooth, so that lossy formats keep it: (h, w, c)."""
+    y, x = np.mgrid[0:h, 0:w] / max(h, w)
+    waves = [np.sin(5 * x + i) * np.cos(4 * y - i) * 0.4 + 0.5 for i in range(c)]
+    return np.rint(np.stack(waves, 2) * np.iinfo(dtype).max).astype(dtype)
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    block = Image.Exif()
+    block[0x0112], block[271] = orientation, "Maker"
+    block.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    block.get_ifd(0x8769)[0xA002] = 37
+    return block
+
+
+def file(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def written(photo: Photo, suffix: str) -> bytes:
+    return b"".join(encode.encode(photo, suffix))
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once_and_the_rest_of_exif_kept(kind, orientation):
+    data = file(Image.fromarray(picture()), kind, exif=exif(orientation))
+    photo = images.read(data)
+    np.testing.assert_array_equal(photo.pixels, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    again = images.read(written(photo, ".png"))
+    np.testing.assert_array_equal(again.pixels, photo.pixels)
+    block = Image.Exif()
+    block.load(again.exif)
+    assert block.get(0x0112, 1) == 1 and block[271] == "Maker"
+    if kind != "TIFF":  # Pillow writes no inner directory into TIFF; ours is tested below
+        assert block.get_ifd(0x8769)[0x9003].startswith("2020")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_deep_files(orientation):
+    deep = picture(dtype=np.uint16)
+    want = ImageOps.exif_transpose(
+        Image.open(io.BytesIO(file(Image.fromarray(picture()), "PNG", exif=exif(orientation))))
+    )
+    photo = Photo(deep, exif=exif(orientation).tobytes())
+    for suffix in (".png", ".tif"):
+        np.testing.assert_array_equal(images.to_uint8(images.read(written(photo, suffix)).pixels), want)
+
+
+def test_depth_is_the_files_type_not_its_brightest_pixel():
+    dark = (picture(dtype=np.uint16) >> 9).astype(np.uint16)  # no sample above 127
+    for suffix in (".png", ".tif"):
+        photo = images.read(cv2.imencode(suffix, dark[..., ::-1])[1].tobytes())
+        assert photo.pixels.dtype == np.uint16
+        np.testing.assert_array_equal(photo.pixels, dark)
+    assert images.read_rgb(cv2.imencode(".png", np.full((2, 2), 65535, np.uint16))[1].tobytes()).max() == 255
+
+
+def test_palette_bilevel_and_gray_with_alpha():
+    rgba = np.dstack([picture(), picture(c=1)])
+    rgba[..., 3] = np.where(rgba[..., 3] > 128, 255, 0)
+    palette = Image.fromarray(rgba).quantize(16)
+    photo = images.read(file(palette, "PNG"))
+    np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), palette.convert("RGBA"))
+    opaque = Image.fromarray(picture()).quantize(16)
+    np.testing.assert_array_equal(images.read(file(opaque, "GIF")).pixels, opaque.convert("RGB"))
+    bilevel = Image.fromarray(picture(c=1)[..., 0]).convert("1")
+    assert set(np.unique(images.read(file(bilevel, "PNG")).pixels)) == {0, 255}
+    mixed = Image.merge("LA", [Image.fromarray(picture(c=1)[..., 0]), Image.fromarray(rgba[..., 3])])
+    gray = images.read(file(mixed, "PNG"))
+    np.testing.assert_array_equal(np.dstack([gray.pixels, gray.alpha]), mixed)
+    key = file(Image.fromarray(picture()), "PNG", transparency=tuple(int(v) for v in picture()[0, 0]))
+    assert images.read(key).alpha[0, 0] == 0  # tRNS on RGB
+
+
+def cmyk_profile() -> bytes:
+    """A small ICC profile (lut8, two points an axis) of odd inks: full cyan is Lab (60, 60, 40)."""
+    corners = np.zeros((2, 2, 2, 2, 3), np.uint8)
+    corners[...] = (40, 128, 128)  # mixed inks are dark
+    corners[0, 0, 0, 0] = (255, 128, 128)  # white paper
+    corners[1, 0, 0, 0] = (153, 188, 168)
+    corners[..., 1, :] = (0, 128, 128)  # full black
+    ramp = bytes(range(256))
+    matrix = struct.pack(">9i", *[65536 if i % 4 == 0 else 0 for i in range(9)])
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + ramp * 4 + corners.tobytes() + ramp * 3
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = {b"desc": text, b"cprt": b"text" + bytes(4) + b"none\0", b"wtpt": white, b"A2B0": lut}
+    table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data
+    head = struct.pack(">I4sI4s4s4s", at + len(body), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + table + body
+
+
+def test_cmyk_is_converted_through_its_own_profile():
+    inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    plain = images.read(file(inks, "TIFF"))
+    assert plain.pixels[8, 8].tolist() == [0, 255, 255]  # without a profile: Pillow's formula
+    odd = images.read(file(inks, "JPEG", icc_profile=cmyk_profile(), quality=100))
+    assert odd.icc is None and odd.pixels.shape == (16, 16, 3)
+    lab = cv2.cvtColor(odd.pixels[8:9, 8:9].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0, 0]
+    np.testing.assert_allclose(lab, (60, 60, 40), atol=3)  # what the profile says of full cyan
+
+
+def test_mpo_of_a_phone_is_read_as_its_main_picture():
+    data = file(Image.fromarray(picture()), "MPO", save_all=True, append_images=[Image.fromarray(picture(8, 8))])
+    assert images.read(data).pixels.shape == (23, 37, 3)
+
+
+def test_float_tiff_in_range_becomes_16_bit():
+    a = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
+    photo = images.read(cv2.imencode(".tif", a[..., ::-1])[1].tobytes())
+    assert photo.pixels.dtype == np.uint16
+    np.testing.assert_allclose(photo.pixels / 65535, a, atol=1e-5)
+
+
+def test_list_images_is_sorted_and_leaves_out_what_is_hidden(tmp_path):
+    for name in ("b.PNG", "a/z.jpg", "a/._z.jpg", ".cache/x.png", "a.txt", "c.webp"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in images.list_images(tmp_path)] == ["a/z.jpg", "b.PNG", "c.webp"]
+    with pytest.raises(ImageError, match="not a folder"):
+        images.list_images(tmp_path / "none")
+
+
+def test_read_rgb_lays_alpha_over_white():
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = 0, 128, 255
+    assert images.read_rgb(file(Image.fromarray(rgba), "PNG"))[0, :, 0].tolist() == [255, 127, 0]
+
+
+# ---- bad input: each is one ImageError that names the file
+
+
+def bomb() -> bytes:
+    """A PNG header of 30000x30000 and no data behind it."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    head = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 1 << 20) + b"IDAT"
+
+
+def tiff_bomb() -> bytes:
+    """A TIFF directory of 30000x30000 floats and nothing behind it."""
+    tags = [(256, 4, 1, 30000), (257, 4, 1, 30000), (258, 3, 1, 32), (277, 3, 1, 3), (339, 3, 1, 3), (273, 4, 1, 8)]
+    entries = b"".join(struct.pack("<HHII", *t) for t in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+def floats(value: float) -> bytes:
+    a = np.full((5, 5, 3), 0.5, np.float32)
+    a[2, 2] = value
+    return cv2.imencode(".tif", a)[1].tobytes()
+
+
+def frames(kind: str) -> bytes:
+    pages = [Image.fromarray(np.roll(picture(), 5 * i, axis=0)) for i in range(3)]
+    return file(pages[0], kind, save_all=True, append_images=pages[1:])
+
+
+BAD = {
+    "text.png": (lambda: b"hello, this is text\n" * 20, "no image"),
+    "page.jpg": (lambda: b"<!DOCTYPE html><html></html>", "no image"),
+    "empty.jpg": (lambda: b"", "empty"),
+    "cut.jpg": (lambda: file(Image.fromarray(picture(200, 200)), "JPEG")[:1500], "cut short"),
+    "cut.png": (lambda: file(Image.fromarray(picture(200, 200)), "PNG")[:-2000], "cut short"),
+    "cut16.png": (lambda: cv2.imencode(".png", picture(200, 200, dtype=np.uint16))[1].tobytes()[:-9000], "damaged"),
+    "cut16.tif": (lambda: cv2.imencode(".tif", picture(200, 200, dtype=np.uint16))[1].tobytes()[:-9000], "damaged"),
+    "cut.webp": (lambda: file(Image.fromarray(picture(200, 200)), "WEBP")[:-300], "damaged"),
+    "head.jpg": (lambda: file(Image.fromarray(picture()), "JPEG")[:12], "no image|damaged"),
+    "bomb.png": (bomb, "179 megapixels"),
+    "bomb.tif": (tiff_bomb, "30000x30000"),
+    "nan.tif": (lambda: floats(np.nan), "NaN or infinity at 1 pixels"),
+    "inf.tif": (lambda: floats(np.inf), "NaN or infinity"),
+    "hdr.tif": (lambda: floats(12.0), r"scale them to \[0, 1\]"),
+    "moving.gif": (lambda: frames("GIF"), "animation of 3 pictures"),
+    "pages.tif": (lambda: frames("TIFF"), "a file of 3 pictures"),
+    "moving.webp": (lambda: frames("WEBP"), "animation of 3 pictures"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_clear_error(tmp_path, name):
+    make, says = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(make())
+    with pytest.raises(ImageError, match=says) as e:
+        images.read(path)
+    assert str(path) in str(e.value) and ": " in str(e.value)  # the file, and the remedy behind the colon
+
+
+def test_missing_folder_and_no_permission(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        images.read(tmp_path / "none.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        images.read(tmp_path)
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        path = Path(open_to_all, "secret.png")
+        path.write_bytes(file(Image.fromarray(picture()), "PNG"))
+        path.chmod(0)
+        code = (  # root may read everything: become nobody first
+            "import os, sys; from kd_utils import images\n"
+            "if os.geteuid() == 0: os.setuid(65534)\n"
+            "try: images.read(sys.argv[1])\n"
+            "except images.ImageError as e: print(e)"
+        )
+        run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "secret.png cannot be read (Permission denied)" in run.stdout
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("clear", [False, True])
+def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
+    if (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True):
+        pytest.skip("LEFT OUT: neither Pillow nor OpenCV reads 16-bit gray TIFF with alpha")
+    pixels = picture(301, 203, c, dtype)
+    pixels += np.random.default_rng(0).integers(0, 9, pixels.shape).astype(dtype)
+    alpha = picture(301, 203, 1, dtype)[..., 0] if clear else None
+    data = written(Photo(pixels, alpha, SRGB, exif().tobytes()), suffix)
+    photo = images.read(data)
+    assert photo.pixels.dtype == dtype
+    np.testing.assert_array_equal(photo.pixels, pixels)
+    assert photo.alpha is None if alpha is None else (photo.alpha == alpha).all()
+    assert photo.icc == (SRGB if c == 3 or suffix == ".tif" else None)  # a gray PNG may not carry an RGB profile
+    block = Image.Exif()
+    block.load(photo.exif)
+    assert block[271] == "Maker" and block.get_ifd(0x8769)[0xA002] == 203
+    seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # another reader
+    assert seen.dtype == dtype and seen.shape[:2] == (301, 203)
+    if c == 3 and not (suffix == ".tif" and dtype == np.uint8 and clear):  # OpenCV premultiplies those
+        np.testing.assert_array_equal(seen[..., 2::-1], pixels)
+
+
+def test_jpeg_quality_subsampling_and_metadata():
+    big = SRGB + bytes(150_000 - len(SRGB))  # three segments
+    source = images.read(file(Image.fromarray(picture()), "JPEG", quality=97))
+    assert source.quality == 97
+    data = written(Photo(picture(), None, big, exif().tobytes(), source.quality), ".jpg")
+    image = Image.open(io.BytesIO(data))
+    assert images.jpeg_quality(image) == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+    assert image.info["icc_profile"] == big and image.getexif()[271] == "Maker"
+    np.testing.assert_allclose(np.asarray(image).astype(int), picture(), atol=6)
+    for low in (50, 0):
+        assert images.jpeg_quality(Image.open(io.BytesIO(written(Photo(picture(), quality=low), ".jpg")))) == 92
+    gray = Image.open(io.BytesIO(written(Photo(picture(c=1)), ".jpg")))
+    assert gray.mode == "L"
+    frozen = picture()
+    frozen.flags.writeable = False
+    assert written(Photo(frozen), ".jpg") == written(Photo(picture()), ".jpg")
+
+
+def test_webp_stays_lossless_and_bmp_has_no_alpha():
+    rgba = np.dstack([picture(), picture(c=1)])
+    photo = images.read(file(Image.fromarray(rgba), "WEBP", lossless=True, exact=True))
+    assert photo.lossless
+    again = images.read(written(photo, ".webp"))
+    np.testing.assert_array_equal(np.dstack([again.pixels, again.alpha]), rgba)
+    lossy = images.read(file(Image.fromarray(rgba), "WEBP", quality=80))
+    assert not lossy.lossless and not images.read(written(lossy, ".webp")).lossless
+    flat = images.read(written(photo, ".bmp"))
+    np.testing.assert_array_equal(flat.pixels, images.over_white(rgba[..., :3], rgba[..., 3]))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (70, 1)])
+def test_extreme_sizes(size):
+    a = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    for suffix in (".png", ".tif", ".bmp"):
+        np.testing.assert_array_equal(images.read(written(Photo(a), suffix)).pixels, a)
+
+
+def test_what_does_not_fit_a_format_is_said():
+    with pytest.raises(ImageError, match="do not fit into .jpg.*write a .png"):
+        encode.encode(Photo(np.zeros((1, 70000, 3), np.uint8)), ".jpg")
+    with pytest.raises(ImageError, match="not written: choose .png"):
+        encode.encode(Photo(picture()), ".gif")
+
+
+def test_png_bytes_repeat_and_are_about_as_small_as_pillows():
+    a = np.random.default_rng(0).normal(0, 2, (300, 300, 3)) + picture(300, 300)
+    a = a.clip(0, 255).astype(np.uint8)
+    data = written(Photo(a), ".png")
+    assert data == written(Photo(a.copy()), ".png")
+    assert len(data) < 1.05 * len(file(Image.fromarray(a), "PNG"))
