@@ -1,0 +1,199 @@
+"""Tiled equals untiled, whatever the network, the size and the memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_utils import student, tiles
+
+
+def rrdbnet(feat: int = 8, blocks: int = 1) -> nn.Module:
+    from spandrel import ModelLoader
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    state = RRDBNet(in_nc=3, out_nc=3, num_filters=feat, num_blocks=blocks, scale=4).state_dict()
+    return ModelLoader(device="cpu").load_from_state_dict(state).model
+
+
+def compact(feat: int = 12, convs: int = 4) -> nn.Module:
+    from spandrel import ModelLoader
+
+    return ModelLoader(device="cpu").load_from_state_dict(student.Student(feat, convs).state_dict()).model
+
+
+NETS = {
+    "student x4": lambda: student.build("s"),
+    "student x4 in training": lambda: student.build("s", expand=2),
+    "student x2": lambda: student.build("s", 2),
+    "student x1": lambda: student.build("s", 1),
+    "Compact": compact,
+    "RRDBNet": rrdbnet,
+}
+RADIUS = {
+    "student x4": 10,
+    "student x4 in training": 10,
+    "student x2": 20,
+    "student x1": 40,
+    "Compact": 6,
+    "RRDBNet": 19,
+}
+
+
+@pytest.fixture(params=NETS)
+def named(request) -> tuple[str, nn.Module]:
+    torch.manual_seed(0)
+    return request.param, NETS[request.param]().eval()
+
+
+def untiled(net: nn.Module, x: Tensor) -> Tensor:
+    reach = tiles.probe(net)
+    h, w = x.shape[2:]
+    padded = F.pad(x, (0, -w % reach.multiple, 0, -h % reach.multiple), mode="replicate")
+    with torch.inference_mode():
+        return net(padded)[..., : h * reach.scale, : w * reach.scale]
+
+
+def test_tiled_equals_untiled(named):
+    _, net = named
+    radius = tiles.receptive_radius(net)
+    for h, w in ((2 * radius + 37, 2 * radius + 21), (1, 70), (70, 1), (5, 3)):
+        x = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(h))
+        want = untiled(net, x)
+        for tile in (16, 33, 1000):
+            assert (tiles.run(net, x, tile) - want).abs().max() <= 1e-5, (h, w, tile)
+
+
+def test_the_radius_is_exact(named):
+    """With positive weights nothing cancels: a changed pixel changes all that it can reach, and no more."""
+    name, net = named
+    with torch.no_grad():
+        for p in net.parameters():
+            p.abs_()
+    net.double()
+    reach = tiles.probe(net)
+    assert reach.radius == RADIUS[name]
+    side, m = 2 * reach.radius + 3 * reach.multiple, reach.multiple
+    x = torch.rand(1, 3, side, side, dtype=torch.float64)
+    at = (side // 2) // m * m
+    other = x.clone()
+    other[..., at : at + m, at : at + m] += 1
+    with torch.inference_mode():
+        changed = (net(other) != net(x))[0].any(0).nonzero()
+    first, last = changed.min().item() / reach.scale, (changed.max().item() + 1) / reach.scale
+    assert at - first <= reach.radius and last - (at + m) <= reach.radius
+    assert at - first > reach.radius - m and last - (at + m) > reach.radius - m
+
+
+def test_less_overlap_leaves_seams():
+    torch.manual_seed(0)
+    net = student.build("s").eval()
+    x = torch.rand(1, 3, 40, 40)
+    assert (tiles.run(net, x, 20, overlap=0) - untiled(net, x)).abs().max() > 1e-4
+
+
+def test_the_real_compact_model(shared):
+    net = student.load(shared / "weights" / "realesr-animevideov3.pth")
+    assert tiles.receptive_radius(net) == 18
+    x = torch.rand(1, 3, 61, 47)
+    assert (tiles.run(net, x, 24) - untiled(net, x)).abs().max() <= 1e-5
+
+
+def test_a_layer_of_unknown_reach_is_refused():
+    with pytest.raises(ValueError, match="receptive radius of AdaptiveAvgPool2d is not known"):
+        tiles.probe(nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(8)))
+    with pytest.raises(ValueError, match="strided Conv2d"):
+        tiles.probe(nn.Conv2d(3, 3, 3, stride=2))
+
+
+class Tight(nn.Module):
+    """A network that runs out of memory for inputs above `most` pixels, as a GPU does."""
+
+    def __init__(self, most: int, error: type[Exception] = torch.OutOfMemoryError):
+        super().__init__()
+        self.net, self.most, self.error, self.calls = student.build("s").eval(), most, error, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(x.shape[2:].numel())
+        if self.calls[-1] > self.most:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory_halves_the_tile_and_loses_nothing(error):
+    torch.manual_seed(0)
+    net = Tight(45 * 45, error)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 131, 3), np.uint8)
+    told = []
+    canvas = tiles.to_canvas(net, tiles.probe(net.net), pixels, tile=200, progress=told.append)
+    whole = tiles.to_canvas(net.net, tiles.probe(net.net), pixels, tile=200)
+    assert np.abs(canvas.astype(int) - whole).max() <= 1 and (canvas != whole).mean() < 1e-3
+    assert sum(told) == canvas.shape[0] * canvas.shape[1]  # each pixel written once
+    assert sum(n > net.most for n in net.calls) == 3  # 200, then 66, then 33: three failures in all, not one a tile
+    assert sum(n <= net.most for n in net.calls) == len(told)
+
+
+def test_out_of_memory_without_end_is_one_clear_error():
+    net = Tight(10)
+    with pytest.raises(MemoryError, match="smaller overlap"):
+        tiles.to_canvas(net, tiles.probe(net.net), np.zeros((50, 50, 3), np.uint8))
+
+
+def test_other_errors_are_not_taken_for_memory():
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        tiles.to_canvas(broken, tiles.Reach(1, 4, 1, 1), np.zeros((9, 9, 3), np.uint8))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limit on address space")
+def test_real_memory_runs_out():
+    """A process that may take 80 MB more than it has: a tile of 400 x 400 pixels needs more."""
+    code = """
+import resource, sys, torch, numpy as np
+from kd_utils import student, tiles
+torch.manual_seed(0); torch.set_num_threads(1)
+net = student.build("s").eval(); reach = tiles.probe(net)
+pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+small = tiles.to_canvas(net, reach, pixels, tile=130)
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (80 << 20), -1))
+told = []
+canvas = tiles.to_canvas(net, reach, pixels, tile=400, progress=told.append)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(len(told), sum(told), int(np.abs(canvas.astype(int) - small).max()))
+"""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr
+    count, pixels, difference = map(int, run.stdout.split())
+    assert count >= 4 and pixels == 1600 * 1600 and difference <= 1
+
+
+def test_canvas_depth_and_gray():
+    torch.manual_seed(0)
+    net = student.build("s").eval()
+    reach = tiles.probe(net)
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 30, 3), np.uint16)
+    canvas = tiles.to_canvas(net, reach, deep, tile=16)
+    want = untiled(net, torch.from_numpy(deep.astype(np.float32) / 65535).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    assert canvas.dtype == np.uint16
+    np.testing.assert_allclose(canvas, want.clamp(0, 1) * 65535, atol=1)
+    assert len(np.unique(canvas)) > 2000  # not 8 bits in 16
+    assert tiles.to_canvas(net, reach, deep[..., :1], tile=16).shape == (160, 120, 1)
+
+
+def test_tiles_come_from_the_memory_there_is():
+    cpu = torch.device("cpu")
+    light, heavy = tiles.Reach(10, 4, 1, 500), tiles.Reach(10, 4, 1, 20_000)
+    assert tiles.choose_tile(light, 10, cpu) > tiles.choose_tile(heavy, 10, cpu) >= 64
+    assert tiles.choose_tile(tiles.Reach(348, 4, 4, 14_000), 348, cpu) == 348  # or it would be all overlap
