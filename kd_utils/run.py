@@ -27,6 +27,7 @@ from .config import ROOT, make, unknown_key
 
 NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
+PATHS = ("teacher", "drive", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos")
 LOG_EVERY = 15  # seconds between two states of a progress bar in a log file
 
 
@@ -111,6 +112,13 @@ def parameters_of(notebooks: list[Path], given: list[str]) -> list[dict[str, Any
     return out
 
 
+def _absolute(item: str) -> str:
+    """``key=value``; a path that is there, seen from the caller's folder, is made absolute: notebooks run elsewhere."""
+    key, _, value = item.partition("=")
+    known = value in ("", "samples", "DIV2K", "imagenet", "random") or not Path(value).expanduser().exists()
+    return item if known or key not in PATHS else f"{key}={Path(value).expanduser().resolve()}"
+
+
 def run(
     preset: str,
     workdir: str | Path,
@@ -128,8 +136,8 @@ def run(
     began = time.monotonic()
     workdir = Path(workdir).expanduser().resolve()
     notebooks = select(only, folder)
-    each = parameters_of(notebooks, list(parameters))
-    overrides = shlex.join(sets)
+    each = parameters_of(notebooks, [_absolute(item) for item in parameters])
+    overrides = shlex.join(_absolute(item) for item in sets)
     for mine in each:  # the same check as the notebook's own, before the first of them starts
         make(preset, overrides, **{FORM[k]: v for k, v in mine.items() if k in FORM and v})
     done = []

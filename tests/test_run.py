@@ -1,0 +1,215 @@
+"""The runner and the command line: strict about names, types and tags; clear about what failed; no kernel installed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import sys
+
+import nbformat
+import pytest
+
+from kd_utils import run as runner
+from kd_utils.__main__ import main
+from kd_utils.config import ConfigError
+from kd_utils.run import Echo, RunError, UsageError, parameters_of, select
+
+
+def notebook(path, *cells, tag="parameters"):
+    made = [nbformat.v4.new_code_cell(c) for c in cells]
+    made[0].metadata["tags"] = [tag]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=metadata), path)
+    return path
+
+
+FORM = """preset: str = "quick"  # @param ["quick", "colab"]
+workdir: str = "w"
+overrides: str = ""
+"""
+ONE = [
+    FORM + 'word: str = "a"\nbig: bool = False\nsize: str = ""  # @param ["", "s"]',
+    "import json, os, sys\nfrom pathlib import Path\nprint('begun')",
+    """Path(workdir).mkdir(exist_ok=True)
+with open(Path(workdir) / "one.jsonl", "a") as f:
+    print(json.dumps([word, big, overrides, os.getcwd(), sys.executable]), file=f)""",
+]
+TWO = [
+    FORM + "steps: int = 3",
+    "from pathlib import Path\n\nflag = Path(workdir, 'flag')",
+    """# one
+x = 1
+y = 2
+z = 3
+if not flag.exists():
+    raise OSError(f"no flag after {steps} steps")
+print("fine")""",
+]
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two small notebooks: 01_one takes `word` and writes it down; 02_two takes `steps` and wants a file `flag`."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    notebook(folder / "01_one.ipynb", *ONE)
+    notebook(folder / "02_two.ipynb", *TWO)
+    return folder
+
+
+def run(folder, tmp_path, **kw):
+    out = io.StringIO()
+    try:
+        return runner.run("quick", tmp_path / "work dir", folder=folder, out=out, **kw), out.getvalue()
+    finally:
+        print(out.getvalue())
+
+
+def test_a_failing_cell_is_named_kept_and_the_next_run_goes_on(two, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "none"))
+    sets = ["data.photos=samples", "data.test_photos=a b'c\"$(x)\\"]
+    with pytest.raises(RunError) as failed:
+        run(two, tmp_path, parameters=["word=a=b c", "big=TRUE", "steps=7"], sets=sets)
+    message = str(failed.value)
+    assert "02_two.ipynb failed in cell 3 of 3" in message and "OSError: no flag after 7 steps" in message
+    assert "x = 1" in message and "fine" not in message, "the first lines only"
+    runs = tmp_path / "work dir" / "runs"
+    assert str(runs / "02_two.ipynb") in message
+    kept = json.loads((runs / "02_two.ipynb").read_text())
+    assert any(o.get("ename") == "OSError" for c in kept["cells"] for o in c.get("outputs", []))
+    word, big, overrides, cwd, python = json.loads((tmp_path / "work dir" / "one.jsonl").read_text())
+    assert (word, big, cwd) == ("a=b c", True, str(runner.ROOT))
+    assert shlex.split(overrides) == sets, "quotes survive papermill and the notebook"
+    assert python == sys.executable, "the kernel is this interpreter, although none is installed"
+
+    (tmp_path / "work dir" / "flag").touch()
+    done, out = run(two, tmp_path, only="02")
+    assert [p.name for p in done.notebooks] == ["02_two.ipynb"] and "  fine\n" in out
+
+
+def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path, capsys):
+    notebooks = select("", two)
+    assert parameters_of(notebooks, ["steps=5", "word=x"]) == [{"word": "x"}, {"steps": 5}]
+    for given, message in {
+        "stesp=5": "did you mean 'steps'",
+        "steps=many": "steps is of type int, such as steps=3",
+        "steps=5.5": "of type int",
+        "big=maybe": "of type bool",
+        "size=xl": "choose one of '', 's'",
+        "steps": "write name=value",
+        "preset=full": "use --preset",
+        "overrides=a": "use --set",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            run(two, tmp_path, parameters=[given])
+    with pytest.raises(UsageError, match="'steps'|steps"):
+        run(two, tmp_path, only="01", parameters=["steps=5"])
+    with pytest.raises(ConfigError, match="train.steps"):
+        run(two, tmp_path, sets=["train.stepz=5"])
+    with pytest.raises(ConfigError, match="full"):
+        runner.run("fast", tmp_path / "w", folder=two)
+    with pytest.raises(UsageError, match="no such notebook; there are 01_one, 02_two"):
+        run(two, tmp_path, only="03")
+    assert not (tmp_path / "work dir").exists(), "nothing ran"
+
+
+def test_a_notebook_that_lost_its_tag_is_refused(two, tmp_path):
+    notebook(two / "02_two.ipynb", *TWO, tag="parametres")
+    with pytest.raises(RunError, match="02_two.ipynb has no cell tagged `parameters`"):
+        run(two, tmp_path)
+    assert not (tmp_path / "work dir").exists()
+
+
+def test_the_real_notebooks_refuse_a_misspelt_parameter(capsys):
+    assert main(["run", "-p", "stesp=5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "'steps'" in error and error.count("\n") == 1
+
+
+def test_one_line_for_what_can_be_foreseen(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text('preset = "colab"\n[train]\nstepz = 5\n')
+    for command, code, message in (
+        (["label"], 1, "run step 1 first"),
+        (["train", "--set", "train.lr=fast"], 2, "train.lr='fast' is not a finite number"),
+        (["prepare", "--preset", "fats"], 2, "choose one of quick, colab, full"),
+        (["prepare", "--set", "data.photos=nowhere"], 1, "data.photos='nowhere' does not exist"),
+        (["prepare", "--set", "device=cuda:77"], 2, "try device=auto or device=cpu"),
+        (["prepare", "--config", "recipe.toml"], 2, "did you mean 'train.steps'"),
+        (["prepare", "--config", "none.toml"], 2, "none.toml cannot be read"),
+    ):
+        assert main(command) == code, command
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and "Traceback" not in error, command
+    with pytest.raises(Exception, match="run step 1 first"):
+        main(["label", "--debug"])
+    with pytest.raises(SystemExit) as usage:
+        main(["labell"])
+    assert usage.value.code == 2
+
+
+def test_a_recipe_is_settings_under_the_command_line(tmp_path):
+    from kd_utils.__main__ import _config, _parser
+
+    recipe = tmp_path / "student.toml"
+    recipe.write_text('preset = "colab"\nteacher = "general_x4v3"\n[train]\nsteps = 7\nbetas = [0.8, 0.9]\nlr = 1e-4\n')
+    given = ["train", "--config", str(recipe), "--set", "train.lr=5e-4", "seed=3", "--set", "scale=2", "--workdir", "w"]
+    cfg = _config(_parser("train").parse_args(given))
+    assert (cfg.preset, cfg.teacher, cfg.train.steps, cfg.train.betas) == ("colab", "general_x4v3", 7, [0.8, 0.9])
+    assert (cfg.train.lr, cfg.seed, cfg.scale, cfg.workdir, cfg.data.photos) == (5e-4, 3, 2, "w", "DIV2K")
+    assert _config(_parser("train").parse_args([*given, "--teacher", "x4plus"])).teacher == "x4plus"
+
+
+def test_prepare_from_the_command_line(tmp_path, capsys):
+    workdir = tmp_path / "w"
+    command = ["prepare", "--workdir", str(workdir), "--set", "data.limit=1", "data.crop=64", "data.crops_per_photo=2",
+               "data.valid_crops_per_photo=1", "data.test_side=64"]  # fmt: skip
+    assert main(command) == 0
+    assert str(workdir / "crops") in capsys.readouterr().out and (workdir / "crops" / "index.json").is_file()
+
+
+def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m"]
+    runner.run("quick", "w", only="01", sets=sets, folder=two, out=io.StringIO())
+    overrides = json.loads((tmp_path / "here" / "w" / "one.jsonl").read_text())[2]
+    assert shlex.split(overrides) == [f"data.photos={tmp_path / 'here' / 'photos'}", *sets[1:]]
+
+
+def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("KD_CACHE", str(tmp_path))
+    (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
+    main(["doctor"])
+    out = capsys.readouterr().out
+    for expected in ("torch ", "device", "trains in", str(tmp_path), "not downloaded", "WRONG SIZE, 100 bytes"):
+        assert expected in out
+
+
+def test_bars_and_prints_in_a_log_file():
+    out = io.StringIO()
+    echo = Echo(out)
+    prints, bars = echo.stream(), echo.stream()
+    bars.write("\rsteps:   0%|    | 0/9")
+    bars.write("\rsteps:  10%|    | 1/9")
+    bars.write("\rsteps: 100%|####| 9/9")
+    prints.write("done\nsecond")
+    bars.write("\n")
+    prints.write(" line\n\n")
+    echo.end()
+    assert out.getvalue() == "  steps:   0%|    | 0/9\n  steps: 100%|####| 9/9\n  done\n  second\n   line\n"
+
+
+def test_badges_follow_the_slug(tmp_path):
+    from kd_utils.__main__ import with_slug
+
+    text = (
+        "[![Open](x.svg)](https://colab.research.google.com/github/someone/Else-Where/blob/main/notebooks/01.ipynb) "
+        'slug = \\"someone/Else-Where\\" git clone https://github.com/someone/Else-Where.git '
+        "https://github.com/someone/Else-Where/actions/workflows/test.yml https://github.com/xinntao/Real-ESRGAN"
+    )
+    new = with_slug(text, "me/mine")
+    assert new == text.replace("someone/Else-Where", "me/mine")
+    assert with_slug(new, "someone/Else-Where") == text
