@@ -1,0 +1,109 @@
+"""The ONNX file computes what the PyTorch network computes, and other programs can read it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kd_utils import export, student
+from kd_utils.__main__ import main
+from kd_utils.tensors import CheckpointError
+
+SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
+
+
+def trained(scale: int, path) -> student.Student:
+    """A student whose output is not just its residual, saved with what `train` says about a run."""
+    torch.manual_seed(scale)
+    net = student.build("s", scale)
+    with torch.no_grad():
+        getattr(net, net.trunk)[-1].weight.mul_(10)
+    meta = {"provenance": {"labels.teacher": "general_x4v3", "train.steps": 7}, "run": "student"}
+    student.save(net, path, meta)
+    return student.load(path)
+
+
+def session(path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("scale", [4, 2, 1])
+def test_parity_with_pytorch_over_sizes(tmp_path, scale):
+    net = trained(scale, tmp_path / "s.pth")
+    run = session(export.export(tmp_path / "s.pth", tmp_path / "s.onnx"))
+    for h, w in SIZES:
+        x = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(h * w))
+        with torch.inference_mode():  # sides that the network cannot take are padded and cut inside the file
+            padded = F.pad(x, (0, -w % net.down, 0, -h % net.down), mode="replicate")
+            want = net(padded)[..., : h * scale, : w * scale]
+        got = run.run(None, {"image": x.numpy()})[0]
+        assert got.shape == want.shape and np.abs(got - want.numpy()).max() <= 1e-4, (h, w)
+
+
+@pytest.mark.parametrize("scale", [4, 1])
+def test_fp16_is_half_the_size_and_takes_and_gives_float32(tmp_path, scale):
+    net = trained(scale, tmp_path / "s.pth")
+    whole = export.export(tmp_path / "s.pth", tmp_path / "s.onnx")
+    half = export.export(tmp_path / "s.pth", tmp_path / "h.onnx", fp16=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    x = torch.rand(1, 3, 40, 36)
+    got = session(half).run(None, {"image": x.numpy()})[0]
+    assert got.dtype == np.float32
+    with torch.inference_mode():
+        assert np.abs(got - net(x).numpy()).max() < 4e-3  # a step of 8-bit colour
+
+
+def test_one_file_old_opset_and_what_it_says_of_itself(tmp_path):
+    trained(2, tmp_path / "s.pth")
+    (tmp_path / "out").mkdir()
+    path = export.export(tmp_path / "s.pth", tmp_path / "out" / "s.onnx")
+    assert [p.name for p in path.parent.iterdir()] == ["s.onnx"]  # no .onnx.data beside it
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [o.version for o in model.opset_import] == [17] and model.ir_version == 8
+    assert {n.domain for n in model.graph.node} == {""}
+    says = {p.key: p.value for p in model.metadata_props}
+    assert says["scale"] == "2" and says["teacher"] == "general_x4v3" and len(says["training_run"]) == 16
+    assert json.loads(says["meta"])["provenance"]["train.steps"] == 7
+    again = export.export(tmp_path / "s.pth", tmp_path / "again.onnx")
+    assert again.read_bytes() == path.read_bytes()
+    shape = session(path).get_inputs()[0].shape
+    assert shape == ["n", 3, "h", "w"]
+
+
+def test_a_real_compact_model_exports(shared, tmp_path):
+    source = shared / "weights" / "realesr-animevideov3.pth"
+    run = session(export.export(source, tmp_path / "c.onnx"))
+    x = torch.rand(1, 3, 24, 33)
+    with torch.inference_mode():
+        want = student.load(source)(x).numpy()
+    assert np.abs(run.run(None, {"image": x.numpy()})[0] - want).max() <= 1e-4
+
+
+def test_the_x4_file_opens_in_spandrel(tmp_path):
+    """So in chaiNNer, ComfyUI and all that read models through it."""
+    from spandrel import ModelLoader
+
+    net = trained(4, tmp_path / "s.pth")
+    found = ModelLoader(device="cpu").load_from_file(tmp_path / "s.pth")
+    assert (found.architecture.name, found.scale) == ("RealESRGAN Compact", 4)
+    x = torch.rand(1, 3, 31, 20)
+    with torch.inference_mode():
+        assert (found.model(x) - net(x)).abs().max() <= 1e-6
+
+
+def test_command_line_and_its_errors(tmp_path, capsys):
+    trained(1, tmp_path / "s.pth")
+    assert main(["export", str(tmp_path / "s.onnx"), "--model", str(tmp_path / "s.pth"), "--fp16"]) == 0
+    assert "s.onnx" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="does not end in .onnx"):
+        export.export(tmp_path / "s.pth", tmp_path / "s.bin")
+    (tmp_path / "no.pth").write_text("text")
+    with pytest.raises(CheckpointError, match="no.pth"):
+        export.export(tmp_path / "no.pth", tmp_path / "s.onnx")
