@@ -377,3 +377,26 @@ def test_gdown_takes_what_we_pass():
     import gdown
 
     assert {"id", "output"} <= set(inspect.signature(gdown.download).parameters)
+
+
+def test_div2k_over_a_line_that_breaks_twice_becomes_crops(site, cache, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from kd_utils import data
+    from kd_utils.config import make
+
+    train = div2k_zip(tmp_path / "DIV2K_train_HR.zip", ("astronaut", "motorcycle_left", "motorcycle_right", "ihc"))
+    valid = div2k_zip(tmp_path / "DIV2K_valid_HR.zip", ("chelsea", "coffee"))
+    site.body, site.breaks = train.read_bytes(), [CHUNK * 3, CHUNK * 7]
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    shutil.move(valid, mirror)
+    monkeypatch.setenv("KD_MIRROR", str(mirror))
+    for name, body in (("div2k_train", site.body), ("div2k_valid", (mirror / valid.name).read_bytes())):
+        file = SOURCES[name].file
+        row = replace(SOURCES[name], url=f"{site.url}/{file}", bytes=len(body), sha256=sha256(body), mirrors=())
+        monkeypatch.setitem(SOURCES, name, row)
+    sets = "data.photos=DIV2K data.valid_count=1 data.crops_per_photo=3 data.test_side=64 data.crop=64 loss.crop=16"
+    made = data.prepare(make("quick", sets, workdir=str(tmp_path / "w")))
+    assert len(site.asked) == 3 and site.asked[1:] == [f"bytes={CHUNK * n}-" for n in (3, 10)]
+    assert made.photos == {"train": 3, "valid": 1, "test": 2} and made.crops["train"] == 9

@@ -1,0 +1,44 @@
+"""What zero padding at a crop's border costs: labels of a 64x64 crop against the whole photo's, by distance to the border.
+
+    python benchmarks/border_cost.py TEACHER PHOTOS
+
+Prints the mean absolute difference (of 255) over the photos' centres at each distance, in LR pixels, and what part of
+it is left inside each margin. It is what `loss.margin` was chosen by (docs/LOG.md).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from kd_utils import images, teacher
+from kd_utils.degrade import degrade
+from kd_utils.tensors import to_tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("teacher")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--side", type=int, default=640, help="of the photo's centre that is degraded, HR pixels")
+    args = parser.parse_args()
+    teach = teacher.load(args.teacher)
+    rows = []
+    for n, path in enumerate(images.list_images(args.photos)):
+        photo = images.read_rgb(path)
+        sides = [min(side, args.side) // 4 * 4 for side in photo.shape[:2]]
+        top, left = ((have - side) // 2 for have, side in zip(photo.shape[:2], sides))
+        hr = np.ascontiguousarray(photo[top : top + sides[0], left : left + sides[1]])
+        lr = degrade(hr[None], [n], 4, "light")
+        rows.append(teacher.border_cost(teach, to_tensor(lr), crop=64))
+        print(f"{path.name}: {rows[-1][0]:.2f} at the border", flush=True)
+    cost = np.mean(rows, 0)
+    pixels = np.array([4 * (64 - 2 * d - 1) for d in range(32)])  # in the ring at each distance
+    for d, c in enumerate(cost[:20]):
+        left = (cost * pixels)[d:].sum() / (cost * pixels).sum()
+        kept = (64 - 2 * d) ** 2 / 64**2
+        print(f"{d:3} px {c:7.3f} of 255   a margin of {d} leaves {left:5.1%} of the error, {kept:.0%} of the crop")
+
+
+if __name__ == "__main__":
+    main()
