@@ -10,6 +10,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -148,6 +149,8 @@ def _filtered(rows: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
 
 def _tiff(photo: Photo, exif: bytes | None) -> list[bytes]:
     """TIFF 6.0, deflated strips with the horizontal predictor; the EXIF block's own directory is the file's first."""
+    if photo.alpha is not None and photo.pixels.dtype == np.uint16 and photo.pixels.shape[2] == 1:
+        photo = replace(photo, pixels=np.repeat(photo.pixels, 3, axis=2))  # no reader knows gray with alpha at 16 bit
     h, w, c = photo.pixels.shape
     n = c + (photo.alpha is not None)
     strips = []

@@ -22,6 +22,10 @@ from .tiles import probe
 OPSET, IR = 17, 8  # old enough for every current reader
 
 
+class ExportError(ValueError):
+    """A file that cannot be written as asked; the message names the remedy."""
+
+
 def graph(net: student.Student, fp16: bool = False) -> Any:
     """The onnx.ModelProto of a student: `image` (n, 3, h, w) RGB in [0, 1] -> `sharp` (n, 3, h*scale, w*scale).
 
@@ -99,10 +103,10 @@ def describe(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(model: str | Path, out: str | Path, fp16: bool = False) -> Path:
-    """Write a student's ONNX file. Raises CheckpointError for a model that is none, ValueError for another suffix."""
+    """Write a student's ONNX file. Raises CheckpointError for a model that is none, ExportError for another suffix."""
     out = Path(out)
     if out.suffix.lower() != ".onnx":
-        raise ValueError(f"{out} does not end in .onnx: give the file to write")
+        raise ExportError(f"{out} does not end in .onnx: give the file to write")
     return store.write_bytes(out, graph(student.load(model), fp16).SerializeToString())
 
 

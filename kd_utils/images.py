@@ -121,9 +121,10 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         image.load()  # before its EXIF is read: Pillow turns a TIFF upright here, by the tag that it then removes
     turn, exif = _exif(image)
     if bits > 8:
+        if image.format == "PNG":
+            image.load()  # finds a file cut short, which OpenCV would fill with black
         pixels = _deep(data, name, channels)
-        if image.format == "PNG":  # OpenCV turns a TIFF upright itself; a cut PNG it fills with black, and says nothing
-            image.load()
+        if image.format == "PNG":  # a TIFF is turned upright by OpenCV
             pixels = _upright(pixels, turn)
     else:
         if image.mode == "CMYK" or image.mode == "LAB":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
-import itertools
 import math
 import os
 import time
@@ -14,19 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import device as dev
-from . import encode, export, images, store, student, tiles
+from . import colour, encode, export, images, store, student, tiles
 from .config import shipped
 from .images import Photo
-from .tensors import CheckpointError, bicubic
+from .tensors import CheckpointError, bicubic, read_checkpoint
 
-CELL = 16  # input pixels a side of a cell whose mean colour is kept
 DEFAULT = {4: "student_x4_m.pth", 2: "student_x4_m.pth", 1: "student_x1_s.pth"}  # by scale, in assets/weights
+
+
+class SharpenError(ValueError):
+    """An option that cannot be used; the message names the remedy."""
 
 
 @dataclass
@@ -62,17 +63,21 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     """A student (or any x4 Real-ESRGAN checkpoint) by path; without one, the student that ships for `scale`.
 
     A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
-    Raises CheckpointError, ConfigError or ValueError.
+    Raises CheckpointError, ConfigError or SharpenError.
     """
     if scale not in DEFAULT:
-        raise ValueError(f"scale={scale}: choose 4, 2 or 1")
+        raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = Path(model).expanduser() if model else shipped(DEFAULT[scale])
-    where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
+    try:
+        where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
+    except ValueError as e:
+        raise SharpenError(str(e)) from e
     try:
         net = student.load(path)
     except CheckpointError as e:
         if engine == "onnx":
             raise
+        read_checkpoint(path)  # what cannot be read at all is no other model either
         from . import teacher  # needs spandrel and torchvision, 200 MB that a student does without
 
         try:
@@ -82,7 +87,7 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     reach = tiles.probe(net)
     native = reach.scale
     if native < scale:
-        raise ValueError(f"{path} is a x{native} model, it cannot give --scale {scale}: choose --scale {native}")
+        raise SharpenError(f"{path} is a x{native} model, it cannot give --scale {scale}: choose --scale {native}")
     if native > scale:  # the resize down reads up to 2 input pixels beyond
         radius = math.ceil((reach.radius + 2) / reach.multiple) * reach.multiple
         reach = dataclasses.replace(reach, scale=scale, radius=radius)
@@ -104,7 +109,9 @@ def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Ten
 
 def _onnx(net: student.Student, device: torch.device) -> Callable[[Tensor], Tensor]:
     if device.type != "cpu":
-        raise ValueError(f"engine onnx runs on the CPU, not on {device}: leave --device out, or choose --engine torch")
+        raise SharpenError(
+            f"engine onnx runs on the CPU, not on {device}: leave --device out, or choose --engine torch"
+        )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -128,68 +135,14 @@ def apply(
     Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
     bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength={strength}: choose a number from 0 (only resized) to 1 (the model's full effect)")
-    pixels = photo.pixels if photo.alpha is None else fill_clear(photo.pixels, photo.alpha)
+    pixels = photo.pixels if photo.alpha is None else colour.fill_clear(photo.pixels, photo.alpha)
     h, w, _ = pixels.shape
     canvas = tiles.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
-    restore_colour(canvas, pixels, tool.scale)
+    colour.restore(canvas, pixels, tool.scale)
     alpha = photo.alpha
     if alpha is not None and tool.scale > 1:
         alpha = cv2.resize(alpha, (w * tool.scale, h * tool.scale), interpolation=cv2.INTER_CUBIC)
     return dataclasses.replace(photo, pixels=canvas, alpha=alpha)
-
-
-def fill_clear(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """(H, W, C) with the pixels of alpha 0 coloured by what is opaque around them (averages over growing blocks)."""
-    if alpha.min() > 0 or alpha.max() == 0:
-        return pixels
-    weight = (alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)[..., None]
-
-    def pull(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:  # colour is premultiplied by weight
-        h, w, c = colour.shape
-        own = colour / np.maximum(weight, 1e-6)
-        if max(h, w) == 1 or weight.min() > 0:
-            return own
-        half = ((w + 1) // 2, (h + 1) // 2)
-        shrunk = [cv2.resize(a, half, interpolation=cv2.INTER_AREA) for a in (colour, weight)]
-        around = pull(*[a.reshape(half[1], half[0], -1) for a in shrunk])
-        up = cv2.resize(around, (w, h), interpolation=cv2.INTER_LINEAR).reshape(h, w, c)
-        trust = np.minimum(weight * 4, 1)
-        return trust * own + (1 - trust) * up
-
-    filled = np.rint(pull(pixels * weight, weight)).astype(pixels.dtype)
-    return np.where(alpha[..., None] == 0, filled, pixels)
-
-
-def restore_colour(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
-    """Give `canvas` (h*s, w*s, C) the low frequencies of its input `pixels` (h, w, C), in place.
-
-    The difference of the two pictures' means over cells of `CELL` input pixels, smoothed (Gaussian, one cell) and
-    interpolated linearly, is taken off. It is made from the whole canvas, so it knows no tiles.
-    """
-    h, w, _ = pixels.shape
-    ys, xs = (np.linspace(0, n, max(1, round(n / CELL)) + 1).round().astype(int) for n in (h, w))
-    drift = _cell_means(canvas, ys * scale, xs * scale) - _cell_means(pixels, ys, xs)
-    drift = cv2.GaussianBlur(drift, (0, 0), 1, borderType=cv2.BORDER_REPLICATE).reshape(drift.shape)
-    n, peak = len(drift), np.iinfo(canvas.dtype).max
-    at = np.clip((np.arange(h * scale) + 0.5) * n / (h * scale) - 0.5, 0, n - 1)  # where each row lies, in cells
-    for y in range(0, h * scale, rows):
-        strip, first = canvas[y : y + rows], int(at[y])
-        near = drift[first : int(at[y + len(strip) - 1]) + 2]
-        wide = cv2.resize(near, (w * scale, len(near)), interpolation=cv2.INTER_LINEAR).reshape(len(near), w * scale, -1)
-        low = at[y : y + rows].astype(int) - first
-        t = (at[y : y + rows] - first - low).astype(np.float32)[:, None, None]
-        fixed = strip - (wide[low] * (1 - t) + wide[np.minimum(low + 1, len(near) - 1)] * t)
-        canvas[y : y + rows] = np.clip(np.rint(fixed), 0, peak)
-
-
-def _cell_means(a: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-    """(H, W, C) -> float32 (len(ys) - 1, len(xs) - 1, C), exact sums of whole numbers, a row of cells at a time."""
-    rows = (a[y0:y1].sum(axis=0, dtype=np.int64) for y0, y1 in itertools.pairwise(ys))
-    sums = [np.add.reduceat(row, xs[:-1], axis=0) for row in rows]
-    area = np.diff(ys)[:, None, None] * np.diff(xs)[None, :, None]
-    return (np.stack(sums) / area).astype(np.float32)
 
 
 @dataclass
@@ -225,9 +178,13 @@ def sharpen(
     """Sharpen files, globs and folders into `output`: a folder, or a file where the input is one file.
 
     A folder's structure is kept. What exists in `output` is skipped unless `overwrite`. A file that fails is noted and
-    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError or ValueError for a model or an
-    option that cannot be used.
+    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError or SharpenError for a model or
+    an option that cannot be used.
     """
+    if not 0 <= strength <= 1:
+        raise SharpenError(f"strength={strength}: choose from 0 (only resized) to 1 (the model's full effect)")
+    if (tile is not None and tile < 1) or (overlap is not None and overlap < 0):
+        raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
     tool = load(model, scale, device, engine)
     start, done = time.monotonic(), Summary()
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs

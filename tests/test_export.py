@@ -102,7 +102,7 @@ def test_command_line_and_its_errors(tmp_path, capsys):
     trained(1, tmp_path / "s.pth")
     assert main(["export", str(tmp_path / "s.onnx"), "--model", str(tmp_path / "s.pth"), "--fp16"]) == 0
     assert "s.onnx" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="does not end in .onnx"):
+    with pytest.raises(export.ExportError, match="does not end in .onnx"):
         export.export(tmp_path / "s.pth", tmp_path / "s.bin")
     (tmp_path / "no.pth").write_text("text")
     with pytest.raises(CheckpointError, match="no.pth"):

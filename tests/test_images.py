@@ -250,15 +250,14 @@ def test_missing_folder_and_no_permission(tmp_path):
 @pytest.mark.parametrize("c", [1, 3])
 @pytest.mark.parametrize("clear", [False, True])
 def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
-    if (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True):
-        pytest.skip("LEFT OUT: neither Pillow nor OpenCV reads 16-bit gray TIFF with alpha")
     pixels = picture(301, 203, c, dtype)
     pixels += np.random.default_rng(0).integers(0, 9, pixels.shape).astype(dtype)
     alpha = picture(301, 203, 1, dtype)[..., 0] if clear else None
     data = written(Photo(pixels, alpha, SRGB, exif().tobytes()), suffix)
     photo = images.read(data)
     assert photo.pixels.dtype == dtype
-    np.testing.assert_array_equal(photo.pixels, pixels)
+    wide = (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True)  # which no reader knows: written as RGB
+    np.testing.assert_array_equal(photo.pixels, pixels.repeat(3, 2) if wide else pixels)
     assert photo.alpha is None if alpha is None else (photo.alpha == alpha).all()
     assert photo.icc == (SRGB if c == 3 or suffix == ".tif" else None)  # a gray PNG may not carry an RGB profile
     block = Image.Exif()
