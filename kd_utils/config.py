@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss.perceptual": 0.02,
         "loss.vgg": "random",
         "loss.crop": 32,
-        "train.steps": 500,
+        "train.steps": 400,
         "train.batch": 8,
         "train.lr": 2e-3,
         "train.warmup": 30,
