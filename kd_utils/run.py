@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -247,7 +248,8 @@ def _kernel(out: TextIO) -> Iterator[None]:
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec))
         path = os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))
-        mine = {"JUPYTER_PATH": path, "TQDM_MININTERVAL": "0.5", "TQDM_NCOLS": "90"}
+        mine = {"JUPYTER_PATH": path, "TQDM_MININTERVAL": "0.5", "TQDM_NROWS": "20"}
+        mine["TQDM_NCOLS"] = str(min(90, shutil.get_terminal_size().columns - 3))
         before = {k: os.environ.get(k) for k in mine}
         os.environ.update(mine)
         try:

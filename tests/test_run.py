@@ -202,6 +202,17 @@ def test_bars_and_prints_in_a_log_file():
     assert out.getvalue() == "  steps:   0%|    | 0/9\n  steps: 100%|####| 9/9\n  done\n  second\n   line\n"
 
 
+def test_bars_move_on_a_terminal():
+    out = io.StringIO()
+    out.isatty = lambda: True
+    echo = Echo(out)
+    bars, prints = echo.stream(), echo.stream()
+    bars.write("\rsteps:  10%")
+    bars.write("\rsteps:  20%")
+    prints.write("done\n")
+    assert out.getvalue() == "\r  steps:  10%\r  steps:  20%\n  done\n"
+
+
 def test_badges_follow_the_slug(tmp_path):
     from kd_utils.__main__ import with_slug
 
