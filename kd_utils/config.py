@@ -63,7 +63,7 @@ class LossConfig:
     vgg: str = "imagenet"  # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)
     crop: int = 64  # side of the sub-crops that the perceptual loss sees, in HR pixels
     fraction: float = 0.25  # part of the batch that the perceptual loss sees
-    margin: int = 4  # border left out of the loss, in HR/4 pixels (docs/LOG.md: what zero padding costs)
+    margin: int = 0  # border left out of the loss, in HR/4 pixels (docs/LOG.md: what zero padding costs, and why 0)
 
 
 @dataclass

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import device as dev
 from . import colour, encode, export, images, store, student, tiles
+from . import device as dev
 from .config import shipped
 from .images import Photo
 from .tensors import CheckpointError, bicubic, read_checkpoint

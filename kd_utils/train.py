@@ -296,7 +296,8 @@ def _join(place: dev.Ranks, device: torch.device) -> bool:
 def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spots: np.ndarray, step: int) -> Tensor:
     """The training loss of a batch, a scalar: pred, label, hr (N, 3, H, W); `spots` (N, 2) place the sub-crops.
 
-    A border of `loss.margin` (times 4 pixels) is left out: there the teacher saw zero padding instead of the photo.
+    A border of `loss.margin` (times 4 pixels) is left out. It is 0 by default: the student sees the same zero padding
+    as the teacher did, and has to learn what the teacher does at a photo's edge (docs/LOG.md).
     """
     m = 4 * cfg.loss.margin
     keep = (..., slice(m, pred.shape[-2] - m), slice(m, pred.shape[-1] - m))
