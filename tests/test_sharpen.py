@@ -229,7 +229,8 @@ def test_strength_goes_from_the_resized_input_to_the_full_effect(models):
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
         plain = sharpen.bicubic(x, (40 * scale, 50 * scale))[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
         assert np.abs(none - plain).max() <= 2.5  # rounding, and bicubic's own small drift
-        assert np.abs(half - (none + full) / 2).max() <= 4 and np.abs(full - none).max() > 10
+        weight = 0.5**sharpen.EVEN
+        assert np.abs(half - (none + weight * (full - none))).max() <= 4 and np.abs(full - none).max() > 10
 
 
 def test_onnxruntime_gives_the_same_picture(models):
