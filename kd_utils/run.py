@@ -239,7 +239,7 @@ def _kernel(out: TextIO) -> Iterator[None]:
         "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
     )
     spec = {
-        "argv": [sys.executable, "-c", start, "-f", "{connection_file}", "--log-level=ERROR"],
+        "argv": [sys.executable, "-c", start, "-f", "{connection_file}", "--log-level=CRITICAL"],
         "display_name": "Python 3",
         "language": "python",
     }
