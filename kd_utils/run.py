@@ -198,7 +198,8 @@ class Echo:
         self.out, self.live = out, out.isatty()
         self.fresh = True  # at the beginning of a line
         self.last: Any = None  # the stream that wrote last
-        self.next_bar = 0.0  # no state of a bar goes to a log file before this time
+        self.next_bar = 0.0  # no state of a bar goes to a log file before this time,
+        self.full = ""  # but for its end, once
 
     def stream(self) -> Any:
         view = SimpleNamespace(flush=self.out.flush)
@@ -216,9 +217,11 @@ class Echo:
                 self.out.write("\r")
                 self.fresh = True
             if sign == "\r" and not self.live:
-                if time.monotonic() < self.next_bar and "100%|" not in part:
+                name, full, _ = part.partition("100%|")
+                if name == self.full if full else time.monotonic() < self.next_bar:
                     continue
                 self.next_bar = time.monotonic() + LOG_EVERY
+                self.full = name if full else ""
             if part.strip() or (part and self.live):
                 self.out.write("  " * self.fresh + part)
                 self.fresh = False

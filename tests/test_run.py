@@ -195,6 +195,7 @@ def test_bars_and_prints_in_a_log_file():
     bars.write("\rsteps:   0%|    | 0/9")
     bars.write("\rsteps:  10%|    | 1/9")
     bars.write("\rsteps: 100%|####| 9/9")
+    bars.write("\rsteps: 100%|####| 9/9")
     prints.write("done\nsecond")
     bars.write("\n")
     prints.write(" line\n\n")
