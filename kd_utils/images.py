@@ -55,7 +55,11 @@ def list_images(folder: str | Path) -> list[Path]:
 
 def read_rgb(source: str | Path | bytes, name: str = "") -> np.ndarray:
     """uint8 (H, W, 3) RGB of any image file or its bytes: 16 bit rounded, gray repeated, alpha laid over white."""
-    photo = read(source, name)
+    return to_rgb(read(source, name))
+
+
+def to_rgb(photo: Photo) -> np.ndarray:
+    """uint8 (H, W, 3) RGB of a photo, as `read_rgb`."""
     rgb = to_uint8(photo.pixels)
     if rgb.shape[2] == 1:
         rgb = np.repeat(rgb, 3, axis=2)

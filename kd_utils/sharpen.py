@@ -148,11 +148,12 @@ def apply(
 
 @dataclass
 class Summary:
-    """What `sharpen` did; `failed` holds (input, why)."""
+    """What `sharpen` did."""
 
+    sources: list[Path] = field(default_factory=list)  # the inputs whose outputs are there now
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (input, why)
     megapixels: float = 0.0
     seconds: float = 0.0
 
@@ -201,11 +202,13 @@ def sharpen(
 
             if target.exists() and not overwrite:
                 done.skipped.append(target)
+                done.sources.append(source)
                 continue
             try:
                 photo = images.read(source)
                 pieces = encode.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
                 done.written.append(store.write_bytes(target, b"".join(pieces)))
+                done.sources.append(source)
             except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
                 done.failed.append((str(source), str(e) or type(e).__name__))
     done.seconds = time.monotonic() - start
