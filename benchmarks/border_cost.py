@@ -1,4 +1,4 @@
-"""What zero padding at a crop's border costs: labels of a 64x64 crop against the whole photo's, by distance to the border.
+"""What zero padding at a crop's border costs: labels of a 64x64 crop against the whole photo's, by distance.
 
     python benchmarks/border_cost.py TEACHER PHOTOS
 

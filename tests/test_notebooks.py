@@ -38,7 +38,8 @@ def read(path):
 
 
 def test_the_table_of_notebooks():
-    assert [p.stem for p in NOTEBOOKS[:4]] == ["01_data", "02_teacher_labels", "03_train_student", "04_evaluate"]
+    names = ["01_data", "02_teacher_labels", "03_train_student", "04_evaluate", "05_sharpen"]
+    assert [p.stem for p in NOTEBOOKS[:5]] == names
     assert sorted(NOTEBOOKS) == sorted((ROOT / "notebooks").glob("*.ipynb")), "numbered, or the front door"
 
 
@@ -203,9 +204,11 @@ def test_what_the_notebooks_show(ran):
     assert first and "image/png" in kinds(ran.outputs("03_train_student", "valid"))[0]
 
 
-@pytest.mark.parametrize(
-    "stem, panels, slider", [("04_evaluate", "panels", "slider"), (pipeline.FRONT_DOOR, "panels", "result-slider")]
-)
+SHOWN = [("04_evaluate", "panels", "slider"), ("05_sharpen", "panel", "slider")]
+SHOWN += [(pipeline.FRONT_DOOR, "sharpen", "slider"), (pipeline.FRONT_DOOR, "panels", "result-slider")]
+
+
+@pytest.mark.parametrize("stem, panels, slider", SHOWN)
 def test_panels_are_static_and_sliders_need_nothing_else(ran, stem, panels, slider):
     order = [c["id"] for c in ran.notebook(stem)["cells"]]
     assert order.index(panels) < order.index(slider)
