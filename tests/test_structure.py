@@ -9,7 +9,7 @@ import pytest
 from kd_utils.config import ROOT
 
 FLOORS = [
-    {"config", "device", "sources", "images", "store", "tensors", "encode"},
+    {"config", "device", "sources", "images", "store", "tensors", "encode", "colour"},
     {"degrade", "student", "losses", "metrics", "tiles", "checkpoint", "show", "report"},
     {"teacher", "data", "export"},
     {"train", "evaluate", "sharpen"},
