@@ -30,7 +30,7 @@ def photo(megapixels: float) -> np.ndarray:
 
 
 def measure(source: Path, target: Path, options: list[str]) -> tuple[float, float]:
-    """Peak resident memory in MB and seconds, of one process from start to end."""
+    """Peak resident memory in MiB and seconds, of one process from start to end."""
     start = time.monotonic()
     command = [sys.executable, "-m", "kd_utils", "sharpen", str(source), str(target), "--device", "cpu", *options]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--suffix", default=".jpg", help="kind of the files")
     parser.add_argument("--scale", type=int, default=4)
     args, options = parser.parse_known_args()  # the rest goes to sharpen
-    print("| output MP | peak RSS, MB | seconds | s/MP |\n|---|---|---|---|")
+    print("| output MP | peak RSS, MiB | seconds | s/MP |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             source, target = Path(folder, f"in{args.suffix}"), Path(folder, f"out{args.suffix}")
