@@ -171,7 +171,7 @@ def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Ste
     steps: list[Step] = []
     if sigma:
         k = 2 * math.ceil(3 * sigma) + 1
-        steps.append(Blur(gaussian(k, sigma, sigma, 0.0), f"iso σ {sigma:.2f}"))
+        steps.append(Blur(gaussian(k, sigma, sigma, 0.0), f"iso sigma {sigma:.2f}"))
     if scale > 1:
         steps.append(Resize(low, "antialiased bicubic"))
     if profile == "light":
@@ -203,7 +203,7 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
     name = str(rng.choice(KERNELS, p=KERNEL_PROB))
     sigma_x = sigma_y = rng.uniform(*sigma_range)
     theta = 0.0
-    text = f"{name} σ {sigma_x:.2f}"
+    text = f"{name} sigma {sigma_x:.2f}"
     if name.endswith("aniso"):
         sigma_y, theta = rng.uniform(*sigma_range), rng.uniform(-math.pi, math.pi)
         text += f"/{sigma_y:.2f}"
@@ -211,7 +211,7 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
         return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
     family, (low, high) = (generalized, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
     beta = rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
-    return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} β {beta:.2f}")
+    return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} beta {beta:.2f}")
 
 
 def _random_k(rng: np.random.Generator) -> int:

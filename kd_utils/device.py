@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from .config import ConfigError
+
 
 class Ranks(NamedTuple):
     rank: int
@@ -27,7 +29,7 @@ def ranks() -> Ranks:
 def pick(name: str = "auto") -> torch.device:
     """`auto` takes CUDA (of this process's local rank), then Apple's MPS, then the CPU.
 
-    Raises ValueError for a device that this machine lacks.
+    Raises ConfigError for a device that this machine lacks.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -37,7 +39,7 @@ def pick(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(
+        raise ConfigError(
             f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): try device=auto or device=cpu"
         ) from e
     return device

@@ -36,7 +36,7 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> Path:
         os.replace(part, path)
     except OSError as e:
         part.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another workdir") from e
+        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another folder") from e
     return path
 
 
