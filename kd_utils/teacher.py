@@ -1,7 +1,7 @@
 """Step 2: the teacher, any Real-ESRGAN checkpoint, and its labels.
 
-Checkpoints are read without executing their pickle and recognised by spandrel. A teacher that was named and cannot be
-had is an error: it is never replaced by another.
+Checkpoints are read without executing their pickle; what is not a plain Compact network is recognised by spandrel. A
+teacher that was named and cannot be had is an error: it is never replaced by another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import device as dev
-from . import sources, store
+from . import sources, store, student
 from .config import Config, shipped, to_dict
 from .tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
 
@@ -81,34 +81,42 @@ def load(name: str, device: str | torch.device = "cpu") -> Teacher:
     Official files hold `params_ema` (RRDBNet) or `params` (Compact); both are read. Raises TeacherError for a file
     that is no x4 RGB Real-ESRGAN network.
     """
-    from spandrel import ModelLoader
-
     path = find(name)
     try:
-        checkpoint = read_checkpoint(path)
-        for key in ("params_ema", "params"):
-            if isinstance(checkpoint, dict) and key in checkpoint:
-                checkpoint = checkpoint[key]
-                break
-        found = ModelLoader(device="cpu").load_from_state_dict(checkpoint)
+        net, architecture = _read(path)
     except CheckpointError as e:
         raise TeacherError(f"teacher {name!r}: {e}") from e
+    net = _Clamped(net).eval().requires_grad_(False).to(device)
+    shown = name if name in REGISTRY + SHIPPED else path.stem
+    return Teacher(net, shown, store.sha256(path), name in SHIPPED, path, architecture)
+
+
+def _read(path: Path) -> tuple[nn.Module, str]:
+    """The network of a checkpoint and its architecture's name. Raises CheckpointError."""
+    try:  # our own reader first: importing spandrel takes 9 seconds, four times in a run of the notebooks
+        net = student.load(path)
+        if net.scale != 4:
+            raise CheckpointError(f"{path} is a x{net.scale} student; a teacher must be x4 RGB")
+        return net, "RealESRGAN Compact"
+    except student.StudentError:
+        pass  # not the plain Compact layout
+    from spandrel import ModelLoader
+
+    checkpoint = read_checkpoint(path)
+    for key in ("params_ema", "params"):
+        if isinstance(checkpoint, dict) and key in checkpoint:
+            checkpoint = checkpoint[key]
+            break
+    try:
+        found = ModelLoader(device="cpu").load_from_state_dict(checkpoint)
     except Exception as e:  # spandrel raises its own kinds and torch's
-        raise TeacherError(f"teacher {name!r}: {path} is not a network that can be recognised ({e})") from e
+        raise CheckpointError(f"{path} is not a network that can be recognised ({e})") from e
     if (found.scale, found.input_channels, found.output_channels) != (4, 3, 3):
-        raise TeacherError(
-            f"teacher {name!r}: {path} is a x{found.scale} network of {found.input_channels} channels in, "
-            f"{found.output_channels} out; a teacher must be x4 RGB"
+        raise CheckpointError(
+            f"{path} is a x{found.scale} network of {found.input_channels} channels in, {found.output_channels} out; "
+            "a teacher must be x4 RGB"
         )
-    net = _Clamped(found.model).eval().requires_grad_(False).to(device)
-    return Teacher(
-        net,
-        name if name in REGISTRY + SHIPPED else path.stem,
-        store.sha256(path),
-        name in SHIPPED,
-        path,
-        found.architecture.name,
-    )
+    return found.model, found.architecture.name
 
 
 def check_input(teacher: Teacher, scale: int, input_scale: float) -> None:

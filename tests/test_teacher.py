@@ -119,6 +119,9 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     torch.save({"params_ema": state}, tmp_path / "x2.pth")
     with pytest.raises(TeacherError, match="must be x4 RGB"):
         teacher.load(str(tmp_path / "x2.pth"))
+    student.save(student.build("s", 2), tmp_path / "x2_student.pth")
+    with pytest.raises(TeacherError, match="a x2 student; a teacher must be x4"):
+        teacher.load(str(tmp_path / "x2_student.pth"))
     monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
     from dataclasses import replace
