@@ -296,5 +296,7 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
     )
     if cfg.drive:
         for path in (out.metrics, out.report):
-            store.copy(path, Path(cfg.drive).expanduser() / "eval" / path.name)
+            # a new name for new content: Drive loses files that are rewritten
+            name = f"{path.stem}-{store.sha256(path)[:8]}{path.suffix}"
+            store.copy(path, Path(cfg.drive).expanduser() / "eval" / name)
     return out

@@ -246,3 +246,14 @@ def test_report_says_plainly_what_is_so(ready):
     assert "1.0 dB farther than bicubic" in report.headline(result)
     models["student"]["drift_rgb"] = [0.1, 7.5, 0.2]
     assert any("7.50 of 255" in f and "drift" in f for f in report.findings(result))
+
+
+def test_drive_gets_the_report_under_a_new_name_each_time(copy, tmp_path):
+    cfg = _with(copy, drive=str(tmp_path / "drive"))
+    done = evaluate.evaluate(cfg)
+    (kept,) = (tmp_path / "drive" / "eval").glob("report-*.html")
+    assert kept.read_bytes() == done.report.read_bytes()
+    first = kept.read_bytes()
+    evaluate.evaluate(_with(cfg, eval__panels=2))
+    assert kept.read_bytes() == first
+    assert len(list((tmp_path / "drive" / "eval").glob("report-*.html"))) == 2
