@@ -29,6 +29,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .tensors import bicubic
+
 PROFILES = ("bicubic", "light", "two_order", "mixed")
 SCALES = (4, 2, 1)
 LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
@@ -239,11 +241,6 @@ def _seed(rng: np.random.Generator) -> int:
 
 
 # ---- the steps applied
-
-
-def bicubic(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Antialiased bicubic resize of (N, C, H, W) to (N, C, *size); overshoots are left for the caller to clamp."""
-    return F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
