@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ class LabelConfig:
 
 @dataclass
 class StudentConfig:
-    size: str = "m"  # s, m or l (student.SIZES)
+    size: str = "m"  # s, m or l (student.SIZES), or width x inner convolutions, such as 32x4
     expand: int = 4  # over-parameterisation while training, times the width; 0: plain convolutions
 
 
@@ -70,10 +71,11 @@ class LossConfig:
 class TrainConfig:
     steps: int = 20_000
     batch: int = 16
+    optimizer: str = "adam"  # adam or soap (optim.py)
     lr: float = 1e-3
     lr_end: float = 1e-6
     warmup: int = 200
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])  # adam's; soap has its own
     ema: float = 0.999
     clip: float = 1.0  # gradient norm; 0: off
     dtype: str = "auto"  # autocast: auto, fp32, fp16, bf16; float64 trains all in double
@@ -172,8 +174,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 CHOICES = {
     "scale": (4, 2, 1),
-    "student.size": ("s", "m", "l"),
     "degrade.profile": ("bicubic", "light", "two_order", "mixed"),
+    "train.optimizer": ("adam", "soap"),
     "train.dtype": ("auto", "fp32", "fp16", "bf16", "float64"),
     "label.input_scale": (1.0, 0.5),
 }
@@ -289,6 +291,10 @@ def check(cfg: Config) -> None:
     for key in POSITIVE:
         if values[key] <= 0:
             raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
+    if not re.fullmatch(r"[sml]|[1-9]\d{0,2}x[1-9]\d{0,2}", cfg.student.size):
+        raise ConfigError(
+            f"student.size={cfg.student.size!r}: choose one of s, m, l, or width x inner convolutions, such as 32x4"
+        )
     if cfg.data.crop % 8 or cfg.data.crop < 32:
         raise ConfigError(f"data.crop={cfg.data.crop} must be a multiple of 8 and at least 32")
     if 2 * cfg.loss.margin * 4 >= cfg.data.crop:

@@ -94,11 +94,18 @@ class Student(nn.Module):
         return y + (F.interpolate(x, scale_factor=self.scale, mode="nearest") if self.scale > 1 else x)
 
 
+def shape(size: str) -> tuple[int, int]:
+    """Width and number of inner convolutions of a size: one of `SIZES`, or "32x4"."""
+    try:
+        feat, convs = SIZES[size] if size in SIZES else map(int, size.split("x"))
+    except ValueError:
+        raise StudentError(f"student size {size!r}: choose one of {', '.join(SIZES)}, or such as 32x4") from None
+    return feat, convs
+
+
 def build(size: str, scale: int = 4, expand: int = 0) -> Student:
-    """A new student of `SIZES`; its random weights come from torch's current seed."""
-    if size not in SIZES:
-        raise StudentError(f"student size {size!r}: choose one of {', '.join(SIZES)}")
-    return Student(*SIZES[size], scale=scale, expand=expand)
+    """A new student of a size (see `shape`); its random weights come from torch's current seed."""
+    return Student(*shape(size), scale=scale, expand=expand)
 
 
 @torch.no_grad()

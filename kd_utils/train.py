@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import checkpoint, data, losses, metrics, show, store, student, teacher
+from . import checkpoint, data, losses, metrics, optim, show, store, student, teacher
 from . import device as dev
 from .config import Config, to_dict
 from .tensors import to_tensor, to_uint8
@@ -150,7 +150,7 @@ def _fresh(cfg: Config) -> student.Student:
     torch.manual_seed(cfg.seed)
     if cfg.train.init:
         net = student.load(cfg.train.init)
-        if (net.feat, net.convs, net.scale) != (*student.SIZES[cfg.student.size], cfg.scale):
+        if (net.feat, net.convs, net.scale) != (*student.shape(cfg.student.size), cfg.scale):
             raise TrainError(
                 f"train.init={cfg.train.init} is not of student.size={cfg.student.size}, scale={cfg.scale}: "
                 "name another file"
@@ -180,7 +180,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     if device.type == "cuda":
         net = net.to(memory_format=torch.channels_last)
     ema = deepcopy(net).requires_grad_(False).eval()
-    opt = torch.optim.Adam(net.parameters(), t.lr, tuple(t.betas), fused=device.type == "cuda")
+    opt = optim.make(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
     history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
     first = 0

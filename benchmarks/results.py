@@ -1,0 +1,306 @@
+"""The results table: every model on every set and degradation. `make results`, or python -m benchmarks.results --help
+
+Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the VGG19
+distance on RGB; means over photos with 95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0). Scores of a
+model, photo and degradation are kept in --workdir: what has not changed is not computed again. The times are taken in
+turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md between its
+markers, and pictures of all models (--workdir/panels: photos of others do not go into the repository).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kd_utils import data, images, losses, metrics, sharpen, show, store, student, teacher, tiles
+from kd_utils.config import ROOT
+from kd_utils.degrade import degrade
+from kd_utils.tensors import bicubic, to_tensor, to_uint8
+
+WEIGHTS = ROOT / "assets" / "weights"
+X4 = {
+    "student s": "student_x4_s.pth",
+    "student m": "student_x4_m.pth",
+    "student l": "student_x4_l.pth",
+    "s, no teacher": "student_x4_s_no_teacher.pth",
+}
+SCORES = {  # key -> title, digits
+    "psnr": ("PSNR-Y", 2),
+    "ssim": ("SSIM-Y", 4),
+    "vgg": ("VGG19", 3),
+    "psnr_teacher": ("PSNR-Y to the teacher", 2),
+    "ssim_teacher": ("SSIM-Y to the teacher", 4),
+}
+
+
+@dataclass
+class Model:
+    name: str
+    key: str  # sha256 of its weights: its scores are kept under it
+    run: Callable[[Tensor], Tensor]  # (1, 3, h, w) -> (1, 3, h scale, w scale)
+    net: torch.nn.Module | None
+
+
+@dataclass
+class Case:
+    photo: str
+    key: str  # of photo and degradation
+    hr: np.ndarray
+    lr: np.ndarray
+
+
+def blurred(sigma: float) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Scale 1: a Gaussian blur, then noise of sigma 2 and JPEG at 85, as a phone does it."""
+
+    def make(hr: np.ndarray, seed: int) -> np.ndarray:
+        noise = np.random.default_rng(seed).normal(0, 2, hr.shape)
+        soft = np.clip(np.rint(cv2.GaussianBlur(hr.astype(np.float32), (0, 0), sigma) + noise), 0, 255).astype(np.uint8)
+        return cv2.cvtColor(cv2.imdecode(cv2.imencode(".jpg", soft[..., ::-1], [1, 85])[1], 1), cv2.COLOR_BGR2RGB)
+
+    return make
+
+
+def profile(name: str, scale: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda hr, seed: degrade(hr[None], [seed], scale, name)[0]
+
+
+DEGRADATIONS = {
+    4: {name: profile(name, 4) for name in ("bicubic", "light", "two_order")},
+    1: {"light": profile("light", 1)} | {f"blur {s:g}": blurred(s) for s in (1.0, 1.5, 2.5)},
+}
+
+
+def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
+    """The centre of each photo of a folder and its degraded input; a function of the photo alone."""
+    found = []
+    for path in images.list_images(folder):
+        hr = images.read_rgb(path)
+        h, w = (min(n, side) // 8 * 8 for n in hr.shape[:2])
+        y, x = (hr.shape[0] - h) // 2, (hr.shape[1] - w) // 2
+        hr = np.ascontiguousarray(hr[y : y + h, x : x + w])
+        seed = int(store.digest(["results", store.sha256(path)]), 16) >> 2
+        lr = DEGRADATIONS[scale][degradation](hr, seed % 2**62)
+        found.append(Case(path.stem, store.digest([store.sha256(hr.tobytes()), store.sha256(lr.tobytes())]), hr, lr))
+    return found
+
+
+@torch.inference_mode()
+def score(model: Model, case: Case, scale: int, taught: np.ndarray | None, vgg: Any, cache: Path) -> dict[str, Any]:
+    """Scores of one picture, from the cache where they are known."""
+    path = cache / f"{model.key[:16]}-{case.key[:16]}.json"
+    have = store.read_json(path) if path.is_file() else {}
+    if have and (have.get("vgg") is not None or vgg is None) and (taught is None or "psnr_teacher" in have):
+        return have
+    out = picture(model, case)
+    found: dict[str, Any] = {}
+    for suffix, ref in (("", case.hr), ("_teacher", taught)):
+        if ref is not None and ref is not out:
+            found[f"psnr{suffix}"] = min(metrics.psnr(out, ref, scale, True), 100.0)
+            found[f"ssim{suffix}"] = metrics.ssim(out, ref, scale, True)
+    found["vgg"] = losses.vgg_distance(*(to_tensor(a[None]) for a in (out, case.hr)), vgg).item() if vgg else None
+    store.write_json(path, found)
+    return found
+
+
+@torch.inference_mode()
+def picture(model: Model, case: Case) -> np.ndarray:
+    return to_uint8(model.run(to_tensor(case.lr[None])))[0]
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and 95% percentile bootstrap interval of the mean over photos."""
+    v = np.array(values)
+    means = v[np.random.default_rng(0).integers(len(v), size=(10_000, len(v)))].mean(1)
+    return float(v.mean()), *(float(q) for q in np.percentile(means, [2.5, 97.5]))
+
+
+def show_score(key: str, values: list[Any]) -> str:
+    if any(v is None for v in values):
+        return ""
+    digits = SCORES[key][1]
+    mean, low, high = interval(values)
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(rows: dict[str, list[dict[str, Any]]], keys: list[str]) -> str:
+    """Markdown: a row a model, a column a score."""
+    lines = ["| | " + " | ".join(SCORES[k][0] for k in keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for name, scores in rows.items():
+        cells = [show_score(k, [s.get(k) for s in scores]) for k in keys]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+@torch.inference_mode()
+def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, dict[str, float]]:
+    """Parameters, GMAC and milliseconds for an output of 1024 x 1024, by turns in one run; medians."""
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    quick = {m.name: sharpen._torch(m.net, torch.device("cpu")) if m.net else m.run for m in models}
+    took: dict[str, list[float]] = {m.name: [] for m in models}
+    for turn in tqdm(range(turns + 1), desc="timing", unit="turn"):
+        for m in models:
+            start = time.perf_counter()
+            quick[m.name](x)
+            if turn:
+                took[m.name].append(1000 * (time.perf_counter() - start))
+    out = {}
+    for m in models:
+        out[m.name] = {"ms": statistics.median(took[m.name]) * (1024 / (side * scale)) ** 2}
+        if m.net:
+            out[m.name] |= {"params": student.params(m.net), "gmac": student.gmac(m.net, scale)}
+    return out
+
+
+def load(name: str, path: Path) -> Model:
+    net = student.load(path)
+    return Model(name, store.sha256(path), lambda x: tiles.run(net, x).clamp(0, 1), net)
+
+
+def panel(case: Case, pictures: dict[str, np.ndarray], path: Path) -> None:
+    side = min(160, min(case.hr.shape[:2]) // 3)
+    first = show.most_detailed(case.hr, side, [])
+    zooms = [first, show.most_detailed(case.hr, side, [first])]
+    store.write_png(path, show.panel(pictures | {"original": case.hr}, zooms, case.photo))
+
+
+def measure(args: argparse.Namespace, scale: int, models: list[Model], teach: Model | None, vgg: Any) -> dict:
+    """{(set, degradation): {model: scores of its photos}}, and a panel of each photo."""
+    found: dict[tuple[str, str], dict[str, list]] = {}
+    sets = {"valid": args.valid, "Set5": args.set5}
+    for title, folder in sets.items():
+        for name in DEGRADATIONS[scale]:
+            todo = cases(folder, args.side, name, scale)
+            rows: dict[str, list] = {m.name: [] for m in models}
+            for case in tqdm(todo, desc=f"x{scale} {title} {name}", unit="photo"):
+                taught = _taught(teach, case, args.workdir / "teacher") if teach else None
+                pictures = {}
+                for m in models:
+                    ref = None if m is teach else taught
+                    rows[m.name].append(score(m, case, scale, ref, vgg, args.workdir / "scores"))
+                    if args.panels:
+                        pictures[m.name] = taught if m is teach else picture(m, case)
+                if args.panels:
+                    panel(case, pictures, args.workdir / "panels" / f"x{scale}-{title}-{name}-{case.photo}.png")
+            found[title, name] = rows
+    return found
+
+
+def _taught(teach: Model, case: Case, cache: Path) -> np.ndarray:
+    """The teacher's picture of a case, kept."""
+    path = cache / f"{teach.key[:16]}-{case.key[:16]}.safetensors"
+    if not path.is_file():
+        store.save_arrays(path, {"out": picture(teach, case)}, {})
+    return store.load_arrays(path)[0]["out"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--valid", type=Path, required=True, help="a folder of photos that no training saw")
+    parser.add_argument("--set5", type=Path, required=True, help="the originals of Set5")
+    parser.add_argument("--teacher", default="general_x4v3", help="a registry name or a checkpoint")
+    parser.add_argument("--peer", default="animevideov3", help="what a user would take instead; the same")
+    parser.add_argument("--vgg", default="", help="ImageNet's VGG19; without it the VGG19 distance is left out")
+    parser.add_argument("--side", type=int, default=512, help="of the centre that is scored, in HR pixels")
+    parser.add_argument("--turns", type=int, default=5, help="of the timing")
+    parser.add_argument("--panels", action="store_true", help="also draw all models of each photo")
+    parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
+    parser.add_argument("--dry", action="store_true", help="print the tables, write no document")
+    args = parser.parse_args()
+    vgg = losses.load_vgg(args.vgg) if args.vgg else None
+    if not vgg:
+        print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
+    compacts = {"realesr-animevideov3": args.peer, "teacher": args.teacher}
+    x4 = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
+    for name, file in X4.items():
+        if (WEIGHTS / file).is_file():
+            x4.append(load(name, WEIGHTS / file))
+        else:
+            print(f"{name} is LEFT OUT: there is no {file}")
+    x4 += [load(name, teacher.find(where)) for name, where in compacts.items()]
+    x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
+    if (WEIGHTS / "student_x1_s_no_teacher.pth").is_file():
+        x1.append(load("s, no teacher", WEIGHTS / "student_x1_s_no_teacher.pth"))
+    four, one = measure(args, 4, x4, x4[-1], vgg), measure(args, 1, x1, None, vgg)
+    timed = costs(x4, 4, 256, args.turns)
+    keys = [k for k in SCORES if vgg or k != "vgg"]
+    text = document(args, four, one, timed, keys)
+    print(text)
+    if not args.dry:
+        store.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
+        readme(four, timed, keys)
+
+
+def cost_table(timed: dict[str, dict[str, float]]) -> str:
+    lines = [
+        "| | parameters | GMAC for 1024x1024 | ms for 1024x1024, CPU | of the teacher's |",
+        "|---|---|---|---|---|",
+    ]
+    whole = timed["teacher"]["ms"]
+    for name, c in timed.items():
+        size = f"{c['params']:,} | {c['gmac']:.1f}" if "params" in c else " | "
+        lines.append(f"| {name} | {size} | {c['ms']:.0f} | {c['ms'] / whole:.3f} |")
+    return "\n".join(lines)
+
+
+def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys: list[str]) -> str:
+    versions = data.versions()
+    parts = [
+        "# Results",
+        "Made by `make results`; do not edit. Photos that no training saw, the centre "
+        f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals over photos. "
+        "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
+        "Teacher: realesr-general-x4v3. What each model is: assets/weights/*.md.",
+        f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
+        "## Cost, x4",
+        "Times by turns in one run, medians; trust the ratios.",
+        cost_table(timed),
+    ]
+    for (title, name), rows in four.items():
+        parts += [f"## x4 · {title} · {name} ({len(next(iter(rows.values())))} photos)", table(rows, keys)]
+        base = [s["psnr_teacher"] for s in rows["bicubic"]]
+        gains = [
+            f"{m} {interval([a['psnr_teacher'] - b for a, b in zip(scores, base, strict=True)])[0]:+.2f}"
+            for m, scores in rows.items()
+            if m not in ("bicubic", "teacher")
+        ]
+        parts.append(f"PSNR-Y to the teacher above bicubic's, dB: {', '.join(gains)}.")
+    for (title, name), rows in one.items():
+        parts += [f"## Same size (scale 1) · {title} · {name} ({len(next(iter(rows.values())))} photos)"]
+        parts.append(table(rows, [k for k in keys if not k.endswith("_teacher")]))
+        base = [s["psnr"] for s in rows["the input"]]
+        lost = sum(a["psnr"] < b for a, b in zip(rows["student x1 s"], base, strict=True))
+        parts.append(f"Behind its input in PSNR-Y on {lost} of {len(base)} photos.")
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(four: dict, timed: dict, keys: list[str]) -> None:
+    """The short table of README.md, on valid and light, between its two markers."""
+    path = ROOT / "README.md"
+    begin, end = "<!-- results -->", "<!-- /results -->"
+    text = path.read_text()
+    if begin not in text or end not in text:
+        raise SystemExit(f"{path} has no {begin} ... {end}: the table was not written")
+    rows = four["valid", "light"]
+    lines = ["| | GMAC | " + " | ".join(SCORES[k][0] for k in keys) + " |", "|---" * (len(keys) + 2) + "|"]
+    for name, scores in rows.items():
+        cells = [show_score(k, [s.get(k) for s in scores]) for k in keys]
+        cost = f"{timed[name]['gmac']:.1f}" if "gmac" in timed[name] else ""
+        lines.append("| " + " | ".join([name, cost, *cells]) + " |")
+    before, rest = text.split(begin)
+    body = f"{begin}\n" + "\n".join(lines) + f"\n{end}"
+    store.write_bytes(path, (before + body + rest.split(end)[1]).encode())
+
+
+if __name__ == "__main__":
+    main()

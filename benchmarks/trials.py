@@ -1,0 +1,104 @@
+"""Trials of training choices at equal budget: python -m benchmarks.trials FILE.toml --workdir DIR [--set ...] [NAME ...]
+
+Each trial of the file is a set of overrides on the common ones; it trains in DIR/trials/NAME on the crops and labels of
+DIR, which are made first. Writes DIR/trials/trials.md: what each changes, what it cost, and the scores of the EMA
+student on the validation crops. A trial that was done is not done again: two processes can share the work by NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kd_utils import config, data, losses, metrics, store, student, teacher, train
+from kd_utils.tensors import to_tensor, to_uint8
+
+
+def run(cfg: config.Config, folder: Path, own_crops: bool, vgg: losses.VGGFeatures | None) -> dict[str, Any]:
+    """Train `cfg` in `folder`, on the crops and labels of ``cfg.workdir`` or on its own; what it cost, its scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = folder / "trial.json"
+    if done.is_file():
+        return store.read_json(done)
+    here = replace(cfg, workdir=str(folder))
+    if own_crops:
+        data.prepare(here)
+        teacher.label(here)
+    for name in ("crops", "labels"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(os.path.relpath(cfg.path(name), folder))
+    start = time.process_time()
+    out = train.train(here)
+    cost = {"cpu_s": time.process_time() - start, "steps": cfg.train.steps}
+    net = student.load(out.student)
+    store.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(here, net, vgg))
+    return store.read_json(done)
+
+
+@torch.inference_mode()
+def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
+    """Means over the validation crops; the VGG19 distance to the original over every fourth of them (it is slow)."""
+    valid = train.Crops(cfg, data.read_index(cfg), "valid")
+    ids = np.arange(len(valid))
+    lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
+    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16]))) for i in range(0, len(ids), 16)])
+    found: dict[str, float] = {}
+    for name, ref in (("teacher", label), ("original", hr)):
+        for key, score in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
+            found[f"{key}_{name}"] = float(np.mean([score(a, b, 4, True) for a, b in zip(out, ref, strict=True)]))
+    if vgg:
+        found["vgg"] = losses.vgg_distance(to_tensor(out[::4]), to_tensor(hr[::4]), vgg).mean().item()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("names", nargs="*", help="default: all trials of the file")
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    spec = tomllib.loads(args.file.read_text())
+    trials = {name: spec["trials"][name] for name in args.names or spec["trials"]}
+
+    def make(changes: dict) -> config.Config:
+        cfg = config.make(spec["preset"], spec["common"] | {"workdir": args.workdir})
+        config.override(cfg, changes)
+        return config.override(cfg, args.set)
+
+    common = make({})
+    data.prepare(common)
+    teacher.label(common)
+    vgg = losses.load_vgg(common.loss.vgg) if common.loss.vgg != "imagenet" else None
+    if not vgg:
+        print("The VGG19 distance is left out: set loss.vgg to the path of ImageNet weights.")
+    folder = Path(args.workdir) / "trials"
+    for name, changes in trials.items():
+        own = any(key.startswith(("data.", "degrade.", "label.")) for key in changes)
+        print(f"trial {name}: {changes}\n{run(make(changes), folder / name, own, vgg)}", flush=True)
+    lines = [
+        "| trial | changes | GMAC | steps | CPU s | PSNR-Y, SSIM-Y to the teacher | to the original | VGG19 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, changes in spec["trials"].items():
+        if (folder / name / "trial.json").is_file():
+            r = store.read_json(folder / name / "trial.json")
+            what = ", ".join(f"{k}={v}" for k, v in changes.items()) or "nothing"
+            pairs = [f"{r[f'psnr_{ref}']:.2f}, {r[f'ssim_{ref}']:.4f}" for ref in ("teacher", "original")]
+            row = [name, what, f"{r['gmac']:.1f}", r["steps"], f"{r['cpu_s']:.0f}", *pairs, f"{r.get('vgg', 0):.3f}"]
+            lines.append("| " + " | ".join(map(str, row)) + " |")
+    text = "\n".join(lines) + "\n"
+    store.write_bytes(folder / "trials.md", text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The optimisers: Adam, and SOAP for training that must be short (docs/LOG.md has the trials)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SOAP(torch.optim.Optimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, arXiv:2409.11321, algorithm 3).
+
+    A weight of two or more dimensions is seen as a matrix G of (out, in * kernel); L = E[G G^T] and R = E[G^T G] are
+    running means, and Q_L, Q_R their eigenvectors, refreshed every `every` steps by one step of orthogonal iteration. The
+    moments of Adam are kept in that basis. Biases and slopes get plain Adam. The first step of a matrix only
+    fills L and R. For kernels of up to a few hundred inputs, as ours: R has (in * kernel)^2 entries.
+    """
+
+    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.95, 0.95), every: int = 10):
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "every": every})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, group)
+
+    def _update(self, p: Tensor, group: dict) -> None:
+        grad = p.grad.flatten(1) if p.dim() > 1 else p.grad
+        state, (b1, b2) = self.state[p], group["betas"]
+        if not state:
+            state |= {"step": 0, "mean": torch.zeros_like(grad), "square": torch.zeros_like(grad)}
+            if p.dim() > 1:
+                state |= {"L": grad @ grad.T, "R": grad.T @ grad}
+                state |= {f"Q{side}": torch.linalg.eigh(state[side]).eigenvectors.flip(1) for side in "LR"}
+                return
+        state["step"] += 1
+        state["mean"].lerp_(grad, 1 - b1)
+        mean = state["mean"]
+        if p.dim() > 1:
+            left, right = state["QL"], state["QR"]
+            turned, mean = left.T @ grad @ right, left.T @ mean @ right
+        else:
+            turned = grad
+        state["square"].lerp_(turned.square(), 1 - b2)
+        size = (state["square"] / (1 - b2 ** state["step"])).sqrt_().add_(1e-8)
+        update = mean / (1 - b1 ** state["step"]) / size
+        if p.dim() > 1:
+            update = left @ update @ right.T
+            state["L"].lerp_(grad @ grad.T, 1 - b2)
+            state["R"].lerp_(grad.T @ grad, 1 - b2)
+            if state["step"] == 1 or state["step"] % group["every"] == 0:
+                self._refresh(state)
+        p.sub_(group["lr"] * update.view_as(p))
+
+    @staticmethod
+    def _refresh(state: dict) -> None:
+        """One orthogonal iteration of both bases, eigenvectors sorted by eigenvalue; the second moments move along."""
+        for axis, side in enumerate("LR"):
+            matrix, basis = state[side], state[f"Q{side}"]
+            order = ((matrix @ basis) * basis).sum(0).argsort(descending=True)
+            state["square"] = state["square"].index_select(axis, order)
+            state[f"Q{side}"] = torch.linalg.qr(matrix @ basis[:, order]).Q
+
+
+def make(name: str, params, lr: float, betas: list[float], fused: bool = False) -> torch.optim.Optimizer:
+    """`name`: "adam", or "soap" (its betas are its own: .95 for both moments, as its authors advise)."""
+    if name == "soap":
+        return SOAP(params, lr)
+    return torch.optim.Adam(params, lr, tuple(betas), fused=fused)
