@@ -1,9 +1,9 @@
 """The results table: every model on every set and degradation. `make results`, or python -m benchmarks.results --help
 
-Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the VGG19
-distance on RGB; means over photos with 95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0). Scores of a
-model, photo and degradation are kept in --workdir: what has not changed is not computed again. The times are taken in
-turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md between its
+Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the
+VGG19 distance on RGB; means over photos with 95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0).
+Scores of a model, photo and degradation are kept in --workdir: what has not changed is not computed again. The times
+are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md between its
 markers, and pictures of all models (--workdir/panels: photos of others do not go into the repository).
 """
 
