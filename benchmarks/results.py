@@ -3,8 +3,8 @@
 Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the
 VGG19 distance on RGB; means over photos with 95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0).
 Scores of a model, photo and degradation are kept in --workdir: what has not changed is not computed again. The times
-are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md between its
-markers, and pictures of all models (--workdir/panels: photos of others do not go into the repository).
+are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md
+between its markers, and with --panels pictures of all models (photos of others do not go into the repository).
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys:
     parts = [
         "# Results",
         "Made by `make results`; do not edit. Photos that no training saw, the centre "
-        f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals over photos. "
+        f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
         "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
         "Teacher: realesr-general-x4v3. What each model is: assets/weights/*.md.",
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",

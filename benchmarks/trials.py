@@ -1,4 +1,4 @@
-"""Trials of training choices at equal budget: python -m benchmarks.trials FILE.toml --workdir DIR [--set ...] [NAME ...]
+"""Trials of training choices: python -m benchmarks.trials FILE.toml [NAME ...] --workdir DIR [--set ...]
 
 Each trial of the file is a set of overrides on the common ones; it trains in DIR/trials/NAME on the crops and labels of
 DIR, which are made first. Writes DIR/trials/trials.md: what each changes, what it cost, and the scores of the EMA

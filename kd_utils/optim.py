@@ -10,8 +10,8 @@ class SOAP(torch.optim.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, arXiv:2409.11321, algorithm 3).
 
     A weight of two or more dimensions is seen as a matrix G of (out, in * kernel); L = E[G G^T] and R = E[G^T G] are
-    running means, and Q_L, Q_R their eigenvectors, refreshed every `every` steps by one step of orthogonal iteration. The
-    moments of Adam are kept in that basis. Biases and slopes get plain Adam. The first step of a matrix only
+    running means, and Q_L, Q_R their eigenvectors, refreshed every `every` steps by one step of orthogonal iteration.
+    The moments of Adam are kept in that basis. Biases and slopes get plain Adam. The first step of a matrix only
     fills L and R. For kernels of up to a few hundred inputs, as ours: R has (in * kernel)^2 entries.
     """
 
