@@ -4,12 +4,17 @@
 #   CONSTRAINTS=FILE     a pip constraints file
 #   TORCH_INDEX=URL      take torch and torchvision from this index (pytorch.org names one of CPU-only wheels;
 #                        without it pip on Linux takes the CUDA build, which also runs on a CPU)
+#   SHARED=DIR           photos and weights for `make results`
 #   ARGS="..."           more arguments for `make run` (python -m kd_utils run) or `make test` (pytest)
 VENV ?= .venv
 PYTHON ?=
 CONSTRAINTS ?=
 TORCH_INDEX ?=
 ARGS ?=
+SHARED ?= ../shared
+TEACHER = $(SHARED)/weights/realesr-general-x4v3.pth
+PEER = $(SHARED)/weights/realesr-animevideov3.pth
+VGG = $(SHARED)/weights/vgg19_features_to_conv3_4.pth
 
 PY := $(VENV)/bin/python
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv)
@@ -34,6 +39,12 @@ test: lint ## install with the development tools, then lint and all tests
 lint: $(DEV) ## ruff: rules and format, notebooks too
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/valid, photos/set5, weights (about 15 minutes)
+	@for f in photos/valid photos/set5 weights/$(notdir $(TEACHER)) weights/$(notdir $(PEER)) weights/$(notdir $(VGG)); do \
+	  [ -e "$(SHARED)/$$f" ] || { echo "$(SHARED)/$$f is missing: name the folder that has it, make results SHARED=..." >&2; exit 1; }; done
+	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" --teacher "$(TEACHER)" \
+	  --peer "$(PEER)" --vgg "$(VGG)" $(ARGS)
 
 notebook: $(DEV) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
@@ -98,4 +109,4 @@ $(DEV): | $(PY)
 	$(call install,.[dev])
 	@touch $(RUN) $@
 
-.PHONY: help run test lint notebook badges install venv clean
+.PHONY: help run test lint results notebook badges install venv clean

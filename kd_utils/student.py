@@ -61,6 +61,13 @@ class WideConv(nn.Module):
         return y + x if self.identity else y
 
 
+@torch.no_grad()
+def _near_identity(conv: nn.Conv2d) -> None:
+    nn.init.dirac_(conv.weight)
+    conv.weight += 0.3 * conv.weight[0].numel() ** -0.5 * torch.randn_like(conv.weight)
+    conv.bias.zero_()
+
+
 class Student(nn.Module):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, h*scale, w*scale), not clamped. For scale 2 and 1, h and w must be
     multiples of 4/scale. `expand` > 0 builds the training form.
@@ -79,6 +86,8 @@ class Student(nn.Module):
         layers: list[nn.Module] = [conv(3 * self.down**2, feat), nn.PReLU(feat)]
         for _ in range(convs):
             layers += [conv(feat, feat), nn.PReLU(feat)]
+            if not expand:  # near the identity, as the training form is: torch's own start let size m learn nothing
+                _near_identity(layers[-2])
         last = conv(feat, 3 * UP**2)
         with torch.no_grad():  # start near the upsampled input: the residual is small
             last.weight *= 0.1
