@@ -204,7 +204,7 @@ def _taught(teach: Model, case: Case, cache: Path) -> np.ndarray:
     return store.load_arrays(path)[0]["out"]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--valid", type=Path, required=True, help="a folder of photos that no training saw")
     parser.add_argument("--set5", type=Path, required=True, help="the originals of Set5")
@@ -212,11 +212,12 @@ def main() -> None:
     parser.add_argument("--peer", default="animevideov3", help="what a user would take instead; the same")
     parser.add_argument("--vgg", default="", help="ImageNet's VGG19; without it the VGG19 distance is left out")
     parser.add_argument("--side", type=int, default=512, help="of the centre that is scored, in HR pixels")
+    parser.add_argument("--time-side", type=int, default=256, help="of the input that is timed")
     parser.add_argument("--turns", type=int, default=5, help="of the timing")
     parser.add_argument("--panels", action="store_true", help="also draw all models of each photo")
     parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
     parser.add_argument("--dry", action="store_true", help="print the tables, write no document")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     vgg = losses.load_vgg(args.vgg) if args.vgg else None
     if not vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
@@ -232,13 +233,13 @@ def main() -> None:
     if (WEIGHTS / "student_x1_s_no_teacher.pth").is_file():
         x1.append(load("s, no teacher", WEIGHTS / "student_x1_s_no_teacher.pth"))
     four, one = measure(args, 4, x4, x4[-1], vgg), measure(args, 1, x1, None, vgg)
-    timed = costs(x4, 4, 256, args.turns)
+    timed = costs(x4, 4, args.time_side, args.turns)
     keys = [k for k in SCORES if vgg or k != "vgg"]
     text = document(args, four, one, timed, keys)
     print(text)
     if not args.dry:
         store.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
-        readme(four, timed, keys)
+        readme(ROOT / "README.md", four, timed, keys)
 
 
 def cost_table(timed: dict[str, dict[str, float]]) -> str:
@@ -284,9 +285,8 @@ def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys:
     return "\n\n".join(parts) + "\n"
 
 
-def readme(four: dict, timed: dict, keys: list[str]) -> None:
-    """The short table of README.md, on valid and light, between its two markers."""
-    path = ROOT / "README.md"
+def readme(path: Path, four: dict, timed: dict, keys: list[str]) -> None:
+    """The short table, of valid and light, between the two markers of README.md."""
     begin, end = "<!-- results -->", "<!-- /results -->"
     text = path.read_text()
     if begin not in text or end not in text:

@@ -59,13 +59,13 @@ def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | N
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("names", nargs="*", help="default: all trials of the file")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     spec = tomllib.loads(args.file.read_text())
     trials = {name: spec["trials"][name] for name in args.names or spec["trials"]}
 

@@ -86,7 +86,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _settings(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     """(preset, workdir, key=value ...): a recipe first, the command line over it."""
-    recipe = _recipe(Path(args.config)) if args.config else {}
+    recipe = read_recipe(Path(args.config)) if args.config else {}
     preset = args.preset or recipe.pop("preset", "quick")
     workdir = args.workdir or recipe.pop("workdir", "workdir")
     recipe = {k: v for k, v in recipe.items() if k not in ("preset", "workdir")}
@@ -95,7 +95,7 @@ def _settings(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     return preset, workdir, [f"{k}={v}" for k, v in recipe.items()] + args.sets
 
 
-def _recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
     """A TOML file's settings as dotted keys. Raises ConfigError."""
     try:
         tables = tomllib.loads(path.read_text())

@@ -1,0 +1,172 @@
+"""The tools behind the shipped students, whole, at a tiny size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+import torch
+from PIL import Image
+
+from benchmarks import results, ship, trials
+from kd_utils import store, student
+from kd_utils.config import ROOT
+
+RECIPE = """
+preset = "colab"
+[data]
+photos = "samples"
+valid_count = 1
+limit = 2
+crop = 32
+crops_per_photo = 4
+valid_crops_per_photo = 2
+test_side = 64
+[degrade]
+profile = "light"
+[student]
+size = "8x2"
+expand = 0
+[loss]
+perceptual = 0.0
+[train]
+optimizer = "soap"
+steps = 12
+batch = 2
+warmup = 2
+valid_every = 6
+save_every = 4
+baseline = false
+"""
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    torch.manual_seed(3)
+    return student.save(student.build("8x3"), tmp_path_factory.mktemp("teacher") / "teacher.pth")
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, teacher):
+    folder = tmp_path_factory.mktemp("ship")
+    recipe = folder / "student_x4_tiny.toml"
+    recipe.write_text(RECIPE)
+    ship.main([str(recipe), "--workdir", str(folder / "one"), "--set", f"teacher={teacher}"])
+    return recipe
+
+
+def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, teacher):
+    from spandrel import ModelLoader
+
+    found = ModelLoader(device="cpu").load_from_file(shipped.with_suffix(".pth"))
+    assert (found.architecture.name, found.scale) == ("RealESRGAN Compact", 4)
+    text = shipped.with_suffix(".json").read_text()
+    facts = json.loads(text)
+    assert facts["settings"]["train.optimizer"] == "soap" and facts["settings"]["seed"] == 0
+    assert facts["labels"]["teacher_sha256"] == store.sha256(teacher)
+    astronaut = Path(skimage.__file__).parent / "data" / "astronaut.png"
+    assert facts["photos"]["train"]["astronaut.png"] == store.sha256(astronaut)
+    assert facts["history"]["step"][-1] == 12 and len(facts["history"]["loss"]) == 12
+    assert str(shipped.parent) not in text and "torch" in facts["versions"]
+    assert Image.open(shipped.with_suffix(".curve.png")).width > 500
+
+
+def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp_path):
+    ship.main(
+        [str(shipped), "--workdir", str(tmp_path), "--to", str(tmp_path / "again"), "--set", f"teacher={teacher}"]
+    )
+    one, two = (json.loads(p.with_suffix(".json").read_text()) for p in (shipped, tmp_path / "again"))
+    assert one["history"] == two["history"]
+    a, b = (student.load(p.with_suffix(".pth")).state_dict() for p in (shipped, tmp_path / "again"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_path, teacher, capsys):
+    common = [line for line in RECIPE.splitlines() if line]
+    lines, table = [], ""
+    for line in common[1:]:
+        table = f"{line[1:-1]}." if line.startswith("[") else table
+        lines += [] if line.startswith("[") else [f'"{table}{line.split(" = ")[0]}" = {line.split(" = ")[1]}']
+    file = tmp_path / "trials.toml"
+    file.write_text(
+        "\n".join(['preset = "colab"', "[common]", *lines, "[trials]", "base = {}"])
+        + '\nadam = { "train.optimizer" = "adam" }\nfewer = { "data.limit" = 1 }\n'
+    )
+    call = [str(file), "--workdir", str(tmp_path / "w"), "--set", f"teacher={teacher}"]
+    trials.main(call)
+    folder = tmp_path / "w" / "trials"
+    assert (folder / "adam" / "crops").is_symlink() and not (folder / "fewer" / "crops").is_symlink()
+    rows = (folder / "trials.md").read_text().splitlines()[2:]
+    assert [r.split(" | ")[0] for r in rows] == ["| base", "| adam", "| fewer"]
+    assert len({r.split(" | ")[5] for r in rows}) == 3, "each trial is another training"
+    made = (folder / "base" / "trial.json").stat().st_mtime_ns
+    trials.main(call)
+    assert (folder / "base" / "trial.json").stat().st_mtime_ns == made
+
+
+def test_intervals_hold_the_mean_and_narrow_with_photos():
+    rng = np.random.default_rng(1)
+    few, many = (rng.normal(30, 2, n).tolist() for n in (6, 60))
+    for values in (few, many):
+        mean, low, high = results.interval(values)
+        assert low < mean < high and mean == pytest.approx(np.mean(values))
+    spread = [results.interval(v)[2] - results.interval(v)[1] for v in (few, many)]
+    assert spread[1] < spread[0] / 2
+    # the normal interval of a mean, 1.96 standard errors to each side
+    assert spread[1] == pytest.approx(2 * 1.96 * np.std(many) / 60**0.5, rel=0.1)
+    assert results.interval([3.0] * 5) == (3.0, 3.0, 3.0)
+
+
+def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, capsys):
+    data = Path(skimage.__file__).parent / "data"
+    for folder, names in (("valid", ("chelsea.png", "rocket.jpg")), ("set5", ("coffee.png",))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.open(data / name).convert("RGB").save(tmp_path / folder / f"{Path(name).stem}.png")
+    call = ["--valid", str(tmp_path / "valid"), "--set5", str(tmp_path / "set5"), "--teacher", str(teacher)]
+    call += ["--peer", str(teacher), "--side", "64", "--time-side", "8", "--turns", "1", "--dry", "--panels"]
+    results.main([*call, "--workdir", str(tmp_path / "w")])
+    out = capsys.readouterr().out
+    assert "VGG19 distance is LEFT OUT" in out and "| VGG19 |" not in out
+    for heading in (
+        "x4 · valid · two_order (2 photos)",
+        "x4 · Set5 · light (1 photos)",
+        "(scale 1) · valid · blur 1.5",
+    ):
+        assert f"## {heading}" in out or heading in out
+    # the peer is the teacher here: it equals its own labels
+    peer = next(line for line in out.splitlines() if line.startswith("| realesr-animevideov3 |") and "[" in line)
+    assert "100.00 [100.00, 100.00]" in peer and "1.0000 [1.0000, 1.0000]" in peer
+    assert len(list((tmp_path / "w" / "panels").glob("x4-*.png"))) == 9
+    first = sorted((tmp_path / "w" / "scores").glob("*.json"))
+    made = [p.stat().st_mtime_ns for p in first]
+    results.main([c for c in call if c != "--panels"] + ["--workdir", str(tmp_path / "w")])
+    assert [p.stat().st_mtime_ns for p in first] == made, "known scores are kept"
+
+
+def test_the_readme_gets_its_table_between_the_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+    scores = [{"psnr": 30.0, "ssim": 0.9}, {"psnr": 32.0, "ssim": 0.92}]
+    results.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr", "ssim"])
+    text = path.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| bicubic |  | 31.00 [30.00, 32.00] | 0.9100 [0.9000, 0.9200] |" in text
+    path.write_text("no markers")
+    with pytest.raises(SystemExit, match="the table was not written"):
+        results.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr"])
+
+
+def test_every_shipped_student_has_its_recipe_card_and_facts():
+    weights = sorted((ROOT / "assets" / "weights").glob("*.pth"))
+    assert len(weights) >= 2
+    for path in weights:
+        net = student.load(path)
+        assert path.stat().st_size < 10e6
+        facts = json.loads(path.with_suffix(".json").read_text())
+        assert facts["student"]["params"] == student.params(net) and f"{student.params(net):,}" in (
+            path.with_suffix(".md").read_text()
+        )
+        assert ship.read(path.with_suffix(".toml"), "w", []).student.size == facts["settings"]["student.size"]
+        assert len(facts["history"]["loss"]) > 50 and len(facts["photos"]["train"]) > 20
