@@ -5,7 +5,7 @@
 
 Prepares, labels and trains by the recipe (each goes on where it was), then writes beside the recipe the fused student,
 NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole learning curve) and NAME.curve.png.
-Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another work folder.
+Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another run.
 """
 
 from __future__ import annotations
