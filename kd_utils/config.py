@@ -82,7 +82,7 @@ class TrainConfig:
     valid_every: int = 1000
     save_every: int = 500
     keep: int = 3  # checkpoints kept
-    init: str = ""  # a student file to start from (a chain l -> m -> s, or fine-tuning)
+    init: str = ""  # a student file to start from: fine-tuning, or a smaller one that grows (student.grow)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 
 

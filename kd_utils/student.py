@@ -194,3 +194,36 @@ def widen(plain: Student, expand: int) -> Student:
         else:
             new.load_state_dict(old.state_dict())
     return net
+
+
+@torch.no_grad()
+def grow(small: Student, feat: int, convs: int) -> Student:
+    """A wider and deeper student that computes the same as plain `small`, to go on training from (Net2Net, Chen et al.
+    2016, arXiv:1511.05641): new channels start near the identity and lead nowhere yet, new layers are the identity with
+    slope 1, spread evenly. New random weights come from torch's current seed. Raises StudentError for a smaller one.
+    """
+    if feat < small.feat or convs < small.convs:
+        raise StudentError(f"{small.feat}x{small.convs} cannot grow to {feat}x{convs}: neither number may be smaller")
+    net = Student(feat, convs, small.scale)
+    new, old = (list(getattr(n, n.trunk)) for n in (net, small))
+
+    def fill(into: int, source: int) -> None:
+        """Put a convolution, and the slopes behind it, into the first channels of a larger one."""
+        (a, b), (cout, cin) = (new[into], old[source]), old[source].weight.shape[:2]
+        a.weight[:cout, cin:] = 0
+        a.weight[:cout, :cin] = b.weight
+        a.bias[:cout] = b.bias
+        if source + 1 < len(old):
+            new[into + 1].weight[:cout] = old[source + 1].weight
+
+    fill(0, 0)
+    fill(len(new) - 1, len(old) - 1)
+    kept = [round((k + 0.5) * convs / small.convs - 0.5) for k in range(small.convs)]
+    for k in range(convs):
+        if k in kept:
+            fill(2 + 2 * k, 2 + 2 * kept.index(k))
+        else:
+            nn.init.dirac_(new[2 + 2 * k].weight)
+            new[2 + 2 * k].bias.zero_()
+            nn.init.ones_(new[3 + 2 * k].weight)
+    return net

@@ -150,11 +150,13 @@ def _fresh(cfg: Config) -> student.Student:
     torch.manual_seed(cfg.seed)
     if cfg.train.init:
         net = student.load(cfg.train.init)
-        if (net.feat, net.convs, net.scale) != (*student.shape(cfg.student.size), cfg.scale):
+        shape = student.shape(cfg.student.size)
+        if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
             raise TrainError(
-                f"train.init={cfg.train.init} is not of student.size={cfg.student.size}, scale={cfg.scale}: "
-                "name another file"
+                f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
+                f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
             )
+        net = student.grow(net, *shape) if (net.feat, net.convs) != shape else net
         return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
     return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
 

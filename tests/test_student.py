@@ -87,6 +87,24 @@ def test_widen_is_the_inverse_of_fuse():
     torch.testing.assert_close(student.widen(plain, 4)(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("scale", "size"), [(4, (48, 13)), (4, (24, 9)), (4, (30, 8)), (1, (32, 14))])
+def test_a_grown_student_computes_the_same_and_all_of_it_learns(scale, size):
+    small = student.fuse(random_student("s", scale)).double()
+    torch.manual_seed(2)
+    big = student.grow(small.float(), *size).double()
+    assert (big.feat, big.convs) == size
+    x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(big(x), small.double()(x), atol=1e-6, rtol=1e-6)
+    opt = torch.optim.SGD(big.parameters(), 1e-3)
+    for _ in range(2):  # what leads nowhere at first has a gradient from the second step on
+        opt.zero_grad()
+        big(x).square().mean().backward()
+        opt.step()
+    assert all((p.grad.flatten(1) if p.dim() > 1 else p.grad).abs().sum() > 0 for p in big.parameters())
+    with pytest.raises(StudentError, match="neither number may be smaller"):
+        student.grow(small, 16, 8)
+
+
 def test_sizes_keep_their_promised_cost():
     for size, limit in (("s", 3.5), ("m", 10), ("l", 20)):
         assert student.gmac(student.build(size)) <= limit

@@ -178,8 +178,12 @@ def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
         labelled, tmp_path, f"train.init={trained[1].student} train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
     )
     assert difference(train.train(cfg).student, trained[1].student) < 1e-5
-    with pytest.raises(TrainError, match="not of student.size=m"):
-        train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m"))
+    more = "train.lr=1e-9 train.lr_end=1e-9 train.steps=2 train.baseline=no"
+    grown = train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m {more}"))
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(student.load(grown.student)(x), student.load(trained[1].student)(x), atol=1e-5, rtol=0)
+    with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
+        train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
 
 
 @pytest.mark.parametrize("scale", [2, 1])
