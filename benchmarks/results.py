@@ -96,20 +96,24 @@ def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
 
 
 @torch.inference_mode()
-def score(model: Model, case: Case, scale: int, taught: np.ndarray | None, vgg: Any, cache: Path) -> dict[str, Any]:
-    """Scores of one picture, from the cache where they are known."""
-    path = cache / f"{model.key[:16]}-{case.key[:16]}.json"
-    have = store.read_json(path) if path.is_file() else {}
-    if have and (have.get("vgg") is not None or vgg is None) and (taught is None or "psnr_teacher" in have):
-        return have
-    out = picture(model, case)
-    found: dict[str, Any] = {}
-    for suffix, ref in (("", case.hr), ("_teacher", taught)):
-        if ref is not None and ref is not out:
-            found[f"psnr{suffix}"] = min(metrics.psnr(out, ref, scale, True), 100.0)
-            found[f"ssim{suffix}"] = metrics.ssim(out, ref, scale, True)
-    found["vgg"] = losses.vgg_distance(*(to_tensor(a[None]) for a in (out, case.hr)), vgg).item() if vgg else None
-    store.write_json(path, found)
+def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg: Any, cache: Path) -> dict[str, dict]:
+    """Scores of each model's picture, from the cache where they are known."""
+    paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}.json" for m in models}
+    found = {name: store.read_json(path) if path.is_file() else {} for name, path in paths.items()}
+    new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name]["vgg"] is None)}
+    taught = _taught(teach, case, cache.parent / "teacher") if teach else None
+    out = {name: taught if m is teach else picture(m, case) for name, m in new.items()}
+    for name, image in out.items():
+        for suffix, ref in (("", case.hr), ("_teacher", taught)):
+            if ref is not None and ref is not image:
+                found[name][f"psnr{suffix}"] = min(metrics.psnr(image, ref, scale, True), 100.0)
+                found[name][f"ssim{suffix}"] = metrics.ssim(image, ref, scale, True)
+    far: list[Any] = [None] * len(out)
+    if vgg and out:
+        far = losses.vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
+    for name, distance in zip(out, far, strict=True):
+        found[name]["vgg"] = distance
+        store.write_json(paths[name], found[name])
     return found
 
 
@@ -183,14 +187,10 @@ def measure(args: argparse.Namespace, scale: int, models: list[Model], teach: Mo
             todo = cases(folder, args.side, name, scale)
             rows: dict[str, list] = {m.name: [] for m in models}
             for case in tqdm(todo, desc=f"x{scale} {title} {name}", unit="photo"):
-                taught = _taught(teach, case, args.workdir / "teacher") if teach else None
-                pictures = {}
-                for m in models:
-                    ref = None if m is teach else taught
-                    rows[m.name].append(score(m, case, scale, ref, vgg, args.workdir / "scores"))
-                    if args.panels:
-                        pictures[m.name] = taught if m is teach else picture(m, case)
+                for model, scores in score(models, case, scale, teach, vgg, args.workdir / "scores").items():
+                    rows[model].append(scores)
                 if args.panels:
+                    pictures = {m.name: picture(m, case) for m in models}
                     panel(case, pictures, args.workdir / "panels" / f"x{scale}-{title}-{name}-{case.photo}.png")
             found[title, name] = rows
     return found
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--teacher", default="general_x4v3", help="a registry name or a checkpoint")
     parser.add_argument("--peer", default="animevideov3", help="what a user would take instead; the same")
     parser.add_argument("--vgg", default="", help="ImageNet's VGG19; without it the VGG19 distance is left out")
-    parser.add_argument("--side", type=int, default=512, help="of the centre that is scored, in HR pixels")
+    parser.add_argument("--side", type=int, default=384, help="of the centre that is scored, in HR pixels")
     parser.add_argument("--time-side", type=int, default=256, help="of the input that is timed")
     parser.add_argument("--turns", type=int, default=5, help="of the timing")
     parser.add_argument("--panels", action="store_true", help="also draw all models of each photo")

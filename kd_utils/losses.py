@@ -192,14 +192,14 @@ def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
 
 @torch.no_grad()
 def vgg_distance(a: Tensor, b: Tensor, vgg: VGGFeatures, rows: int = 256) -> Tensor:
-    """A perceptual distance for each image pair: (N, 3, H, W) twice -> (N,), 0 for equal images.
+    """A perceptual distance for each image pair: (N, 3, H, W) and (N or 1, 3, H, W) -> (N,), 0 for equal images.
 
     Features conv1_2, conv2_2 and conv3_4 before their ReLU, unit-normalised over channels; squared difference summed
     over channels, mean over positions, summed over layers (LPIPS, Zhang et al. 2018, without its learned weights).
     Works through strips of `rows` image rows (a multiple of 4) with 32 rows of context, more than the 25 that conv3_4
     sees, so that memory grows with the width only and the result is that of the whole image.
     """
-    if a.shape != b.shape or a.dim() != 4 or a.shape[1] != 3 or min(a.shape[2:]) < 4:
+    if a.dim() != 4 or a.shape[1] != 3 or min(a.shape[2:]) < 4 or b.shape not in (a.shape, a[:1].shape):
         raise ValueError(f"a VGG distance needs two (N, 3, H, W) tensors of one size, not {a.shape} and {b.shape}")
     height, width = a.shape[2:]
     total = torch.zeros(len(DISTANCE), len(a), dtype=torch.float64)

@@ -151,6 +151,8 @@ def test_distance_in_strips_is_the_whole_images(vgg, height):
         assert got.shape == (2,)
         torch.testing.assert_close(got.float(), wanted, rtol=1e-5, atol=0)
     assert losses.vgg_distance(a, a, vgg, 64).tolist() == [0, 0]
+    one = losses.vgg_distance(a, b[:1], vgg, 64)
+    torch.testing.assert_close(one.float(), _distance_by_hand(a, b[:1].expand_as(a), vgg), rtol=1e-5, atol=0)
 
 
 def test_distance_refuses(vgg):
