@@ -229,6 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             print(f"{name} is LEFT OUT: there is no {file}")
     x4 += [load(name, teacher.find(where)) for name, where in compacts.items()]
+    x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
     if (WEIGHTS / "student_x1_s_no_teacher.pth").is_file():
         x1.append(load("s, no teacher", WEIGHTS / "student_x1_s_no_teacher.pth"))
