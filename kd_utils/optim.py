@@ -13,6 +13,9 @@ class SOAP(torch.optim.Optimizer):
     running means, and Q_L, Q_R their eigenvectors, refreshed every `every` steps by one step of orthogonal iteration.
     The moments of Adam are kept in that basis. Biases and slopes get plain Adam. The first step of a matrix only
     fills L and R. For kernels of up to a few hundred inputs, as ours: R has (in * kernel)^2 entries.
+
+    The same machine and number of threads repeat a training to the bit. Another order of the same sums does not: where
+    no gradient was seen yet the bases are arbitrary, and rounding chooses them.
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.95, 0.95), every: int = 10):

@@ -125,13 +125,14 @@ def torchrun(sets, tmp_path, processes):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("more", "steps"), [("train.dtype=float64", 50), ("train.dtype=fp32", 5)])
-def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps):
-    more = f"{more} train.steps={steps} train.baseline=no train.save_every=100"
+@pytest.mark.parametrize(("more", "steps", "off"), [("train.dtype=float64", 50, 1e-5), ("train.dtype=fp32", 5, 1e-4)])
+def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, off):
+    # SOAP's bases are arbitrary where there is no gradient yet: the last bits of a sum decide there
+    more = f"{more} train.steps={steps} train.baseline=no train.save_every=100 train.optimizer=adam"
     one = train.train(config(labelled, tmp_path / "one", more))
     config(labelled, tmp_path / "two", more)
     torchrun(f"{labelled[1]} {more}", tmp_path / "two", 2)
-    assert difference(one.student, tmp_path / "two" / "student_model.pth") < 1e-5
+    assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
     loss = [store.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
     np.testing.assert_allclose(*loss, rtol=1e-4)
 
