@@ -24,7 +24,7 @@ from .images import Photo
 from .tensors import CheckpointError, bicubic, read_checkpoint
 
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
-DEFAULT = {4: "student_x4_m.pth", 2: "student_x4_m.pth", 1: "student_x1_s.pth"}  # by scale, in assets/weights
+DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
 
 
 class SharpenError(ValueError):
@@ -61,14 +61,16 @@ class Tool:
 
 
 def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
-    """A student (or any x4 Real-ESRGAN checkpoint) by path; without one, the student that ships for `scale`.
+    """A student (or any x4 Real-ESRGAN checkpoint) by path, or "s", "m" or "l": of that size, of those that ship.
 
     A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
     Raises CheckpointError, ConfigError or SharpenError.
     """
     if scale not in DEFAULT:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
-    path = Path(model).expanduser() if model else shipped(DEFAULT[scale])
+    name = str(model) or DEFAULT[scale]
+    ships = name in ("s", "m", "l")
+    path = shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth") if ships else Path(name).expanduser()
     try:
         where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
     except ValueError as e:
@@ -256,7 +258,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("inputs", nargs="+", metavar="IN", help="image files, folders (their structure is kept) or globs")
     add("output", metavar="OUT", help="a folder, or a file for one input")
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
-    add("--model", default="", metavar="PATH", help="a student or other x4 Real-ESRGAN .pth (default: what ships)")
+    text = "s, m or l of the students that ship (default: m; at scale 1, s), or a student or other x4 Real-ESRGAN .pth"
+    add("--model", default="", help=text)
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--engine", choices=("torch", "onnx"), default="torch", help="onnx: onnxruntime, on the CPU")

@@ -267,3 +267,11 @@ def test_the_student_that_ships_needs_no_options(tmp_path):
     source = save(tmp_path / "a.png", picture(16, 16))
     done = sharpen.sharpen(source, tmp_path / "out", device="cpu")
     assert len(done.written) == 1 and images.read_rgb(done.written[0]).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "file"), [("", 4, "x4_m"), ("s", 4, "x4_s"), ("l", 2, "x4_l"), ("", 1, "x1_s")]
+)
+def test_the_students_that_ship_go_by_their_size(model, scale, file):
+    tool = sharpen.load(model, scale, "cpu")
+    assert (tool.path.stem, tool.scale) == (f"student_{file}", scale)
