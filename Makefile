@@ -40,9 +40,9 @@ lint: $(DEV) ## ruff: rules and format, notebooks too
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/valid, photos/set5, weights (about 15 minutes)
-	@for f in photos/valid photos/set5 weights/$(notdir $(TEACHER)) weights/$(notdir $(PEER)) weights/$(notdir $(VGG)); do \
-	  [ -e "$(SHARED)/$$f" ] || { echo "$(SHARED)/$$f is missing: name the folder that has it, make results SHARED=..." >&2; exit 1; }; done
+results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/valid, photos/set5, weights (minutes)
+	@for f in "$(SHARED)/photos/valid" "$(SHARED)/photos/set5" "$(TEACHER)" "$(PEER)" "$(VGG)"; do [ -e "$$f" ] || { \
+	  echo "$$f is missing: name the folder that has photos/ and weights/, make results SHARED=DIR" >&2; exit 1; }; done
 	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" --teacher "$(TEACHER)" \
 	  --peer "$(PEER)" --vgg "$(VGG)" $(ARGS)
 

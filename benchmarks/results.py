@@ -61,7 +61,7 @@ class Case:
 
 
 def blurred(sigma: float) -> Callable[[np.ndarray, int], np.ndarray]:
-    """Scale 1: a Gaussian blur, then noise of sigma 2 and JPEG at 85, as a phone does it."""
+    """Scale 1: a Gaussian blur, then noise of sigma 2 and JPEG at 85."""
 
     def make(hr: np.ndarray, seed: int) -> np.ndarray:
         noise = np.random.default_rng(seed).normal(0, 2, hr.shape)
@@ -221,18 +221,16 @@ def main(argv: list[str] | None = None) -> None:
     vgg = losses.load_vgg(args.vgg) if args.vgg else None
     if not vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
-    compacts = {"realesr-animevideov3": args.peer, "teacher": args.teacher}
+    peer, teach = teacher.find(args.peer), teacher.find(args.teacher)
     x4 = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
     for name, file in X4.items():
         if (WEIGHTS / file).is_file():
             x4.append(load(name, WEIGHTS / file))
         else:
             print(f"{name} is LEFT OUT: there is no {file}")
-    x4 += [load(name, teacher.find(where)) for name, where in compacts.items()]
+    x4 += [load(peer.stem, peer), load("teacher", teach)]
     x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
-    if (WEIGHTS / "student_x1_s_no_teacher.pth").is_file():
-        x1.append(load("s, no teacher", WEIGHTS / "student_x1_s_no_teacher.pth"))
     four, one = measure(args, 4, x4, x4[-1], vgg), measure(args, 1, x1, None, vgg)
     timed = costs(x4, 4, args.time_side, args.turns)
     keys = [k for k in SCORES if vgg or k != "vgg"]
@@ -262,7 +260,7 @@ def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys:
         "Made by `make results`; do not edit. Photos that no training saw, the centre "
         f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
         "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
-        "Teacher: realesr-general-x4v3. What each model is: assets/weights/*.md.",
+        f"Teacher: {teacher.find(args.teacher).stem}. What each model is: assets/weights/*.md.",
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
         "## Cost, x4",
         "Times by turns in one run, medians; trust the ratios.",

@@ -93,7 +93,15 @@ def main(argv: list[str] | None = None) -> None:
             r = store.read_json(folder / name / "trial.json")
             what = ", ".join(f"{k}={v}" for k, v in changes.items()) or "nothing"
             pairs = [f"{r[f'psnr_{ref}']:.2f}, {r[f'ssim_{ref}']:.4f}" for ref in ("teacher", "original")]
-            row = [name, what, f"{r['gmac']:.1f}", r["steps"], f"{r['cpu_s']:.0f}", *pairs, f"{r.get('vgg', 0):.3f}"]
+            row = [
+                name,
+                what,
+                f"{r['gmac']:.1f}",
+                r["steps"],
+                f"{r['cpu_s']:.0f}",
+                *pairs,
+                f"{r['vgg']:.3f}" if "vgg" in r else "",
+            ]
             lines.append("| " + " | ".join(map(str, row)) + " |")
     text = "\n".join(lines) + "\n"
     store.write_bytes(folder / "trials.md", text.encode())
