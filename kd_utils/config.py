@@ -45,6 +45,7 @@ class DegradeConfig:
 @dataclass
 class LabelConfig:
     batch: int = 16
+    dtype: str = "auto"  # autocast of the teacher: auto (fp16 on CUDA, else fp32), fp32, bf16 (fast on CPUs with AMX)
     input_scale: float = 1.0  # scale 1 only: resize the teacher's input by this first (0.5 or 1)
 
 
@@ -178,6 +179,7 @@ CHOICES = {
     "degrade.profile": ("bicubic", "light", "two_order", "mixed"),
     "train.optimizer": ("adam", "soap"),
     "train.dtype": ("auto", "fp32", "fp16", "bf16", "float64"),
+    "label.dtype": ("auto", "fp32", "bf16"),
     "label.input_scale": (1.0, 0.5),
 }
 POSITIVE = {

@@ -211,8 +211,12 @@ def label(cfg: Config) -> Labelled:
 
 
 def _label_batch(teacher: Teacher, lr: np.ndarray, cfg: Config, device: torch.device, bar: Any) -> np.ndarray:
-    with torch.autocast(device.type, dev.half(device), enabled=device.type == "cuda"):
-        y = target(teacher, to_tensor(lr, device), cfg.scale, cfg.label.input_scale)
+    dtype = dev.half(device) if cfg.label.dtype == "auto" else dev.autocast(device, cfg.label.dtype).dtype
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        x = to_tensor(lr, device)
+        if dtype == torch.bfloat16:  # a CPU's bf16 kernels want this order; in fp32 it would move the last bits
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = target(teacher, x, cfg.scale, cfg.label.input_scale)
     bar.update(len(lr))
     return to_uint8(y)
 

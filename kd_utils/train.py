@@ -179,7 +179,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     group = _join(place, device)
     net = _fresh(cfg).to(device)
     net = net.double() if double else net
-    if device.type == "cuda":
+    if device.type == "cuda" or amp.dtype == torch.bfloat16:
         net = net.to(memory_format=torch.channels_last)
     ema = deepcopy(net).requires_grad_(False).eval()
     opt = optim.make(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")

@@ -137,6 +137,15 @@ def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, of
     np.testing.assert_allclose(*loss, rtol=1e-4)
 
 
+def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path):
+    more = "train.dtype=bf16 train.baseline=no device=cpu"
+    runs = [train.train(config(labelled, tmp_path / n, more)) for n in "ab"]
+    assert difference(runs[0].student, runs[1].student) == 0
+    assert weights(runs[0].student)["body.0.weight"].dtype == torch.float32
+    loss = [np.array(store.read_json(r.history)["loss"]) for r in (runs[0], trained[1])]
+    assert 0 < np.abs(loss[0] / loss[1] - 1).max() < 0.05
+
+
 def test_a_batch_that_ranks_cannot_share_is_refused(labelled, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(TrainError, match="train.batch=4 cannot be shared by 3"):
