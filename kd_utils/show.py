@@ -38,15 +38,16 @@ def most_detailed(image: np.ndarray, side: int, avoid: Sequence[Box] = ()) -> Bo
     detail[1:, 2:] += np.abs(np.diff(grey, axis=1)).clip(max=48)
     total = detail.cumsum(0).cumsum(1)
     score = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    free = np.ones(score.shape, bool)
-    gap = side // 2  # next to each other two zooms show the same thing
-    for left, top, right, bottom in avoid:
-        rows, columns = (
-            slice(max(0, low - side - gap + 1), high + gap) for low, high in ((top, bottom), (left, right))
-        )
-        free[rows, columns] = False
-    if free.any():
-        score = np.where(free, score, -1)
+    for gap in (side // 2, 0):  # next to each other two zooms show the same thing; still better than one place twice
+        free = np.ones(score.shape, bool)
+        for left, top, right, bottom in avoid:
+            rows, columns = (
+                slice(max(0, low - side - gap + 1), high + gap) for low, high in ((top, bottom), (left, right))
+            )
+            free[rows, columns] = False
+        if free.any():
+            score = np.where(free, score, -1)
+            break
     top, left = np.unravel_index(int(score.argmax()), score.shape)
     return int(left), int(top), int(left) + side, int(top) + side
 

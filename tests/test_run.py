@@ -9,7 +9,9 @@ import sys
 
 import nbformat
 import pytest
+import torch
 
+from kd_utils import device
 from kd_utils import run as runner
 from kd_utils.__main__ import main
 from kd_utils.config import ConfigError
@@ -182,9 +184,19 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
 def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
+    monkeypatch.setattr(device, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(device, "pick", lambda: torch.device("cpu"))
     main(["doctor"])
     out = capsys.readouterr().out
-    for expected in ("torch ", "device", "trains in", str(tmp_path), "not downloaded", "WRONG SIZE, 100 bytes"):
+    for expected in (
+        "torch ",
+        "device",
+        "trains in",
+        str(tmp_path),
+        "not downloaded",
+        "WRONG SIZE, 100 bytes",
+        "train.dtype=bf16",
+    ):
         assert expected in out
 
 

@@ -28,6 +28,8 @@ def test_most_detailed(photo):
     assert first == (96, 32, 128, 64)
     second = show.most_detailed(photo, 24, [first])
     assert second[0] >= 128 + 12 and second[1] <= 40, "the other patch, clear of the first"
+    left, top, right, bottom = show.most_detailed(photo[:96, :96], 32, [(32, 32, 64, 64)])
+    assert right <= 32 or left >= 64 or bottom <= 32 or top >= 64, "beside the first where there is room for no gap"
     assert show.most_detailed(photo, 500)[1::2] == (0, 120), "never larger than the image"
     assert show.most_detailed(photo, 32, [(0, 0, 200, 120)]) == first, "overlaps where there is no room"
 
