@@ -143,7 +143,8 @@ def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tm
     assert difference(runs[0].student, runs[1].student) == 0
     assert weights(runs[0].student)["body.0.weight"].dtype == torch.float32
     loss = [np.array(store.read_json(r.history)["loss"]) for r in (runs[0], trained[1])]
-    assert 0 < np.abs(loss[0] / loss[1] - 1).max() < 0.05
+    off = np.abs(loss[0] / loss[1] - 1)
+    assert 0 < off[0] < 0.01 and off.max() < 0.2  # the first is the same network's; then small differences grow
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(labelled, tmp_path, monkeypatch):
