@@ -158,7 +158,9 @@ def identify(name: str) -> tuple[str, str]:
 
 def provenance(cfg: Config, name: str, sha256: str, crops: str) -> dict[str, Any]:
     """What the labels depend on: the teacher's bytes, how it is applied, and the crops."""
-    return {"teacher": name, "teacher_sha256": sha256, "crops": crops} | to_dict(cfg, "scale", "label.input_scale")
+    made = {"teacher": name, "teacher_sha256": sha256, "crops": crops} | to_dict(cfg, "scale", "label.input_scale")
+    # "auto" goes unsaid: it may change with the device, on which labels may be made again
+    return made if cfg.label.dtype == "auto" else made | to_dict(cfg, "label.dtype")
 
 
 def label(cfg: Config) -> Labelled:
