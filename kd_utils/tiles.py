@@ -93,7 +93,14 @@ def _free_memory() -> int:
 
 def out_of_memory(e: BaseException) -> bool:
     """CUDA, MPS, torch's CPU allocator, oneDNN and onnxruntime all say it differently."""
-    said = ("out of memory", "not enough memory", "bad_alloc", "allocate memory", "could not create a memory")
+    said = (
+        "out of memory",
+        "not enough memory",
+        "bad_alloc",
+        "allocate memory",
+        "could not create a memory",  # oneDNN, for its buffers
+        "could not create a primitive",  # oneDNN, for the code it writes while running
+    )
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e).lower() for s in said)
 
 

@@ -116,18 +116,29 @@ def test_a_layer_of_unknown_reach_is_refused():
 class Tight(nn.Module):
     """A network that runs out of memory for inputs above `most` pixels, as a GPU does."""
 
-    def __init__(self, most: int, error: type[Exception] = torch.OutOfMemoryError):
+    def __init__(self, most: int, error: Exception):
         super().__init__()
         self.net, self.most, self.error, self.calls = student.build("s").eval(), most, error, []
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls.append(x.shape[2:].numel())
         if self.calls[-1] > self.most:
-            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise self.error
         return self.net(x)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+ALLOCATOR = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"
+SAID = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.96 GB)"),
+    RuntimeError(ALLOCATOR),
+    RuntimeError("could not create a memory object"),
+    RuntimeError("could not create a primitive"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SAID, ids=str)
 def test_out_of_memory_halves_the_tile_and_loses_nothing(error):
     torch.manual_seed(0)
     net = Tight(45 * 45, error)
@@ -142,7 +153,7 @@ def test_out_of_memory_halves_the_tile_and_loses_nothing(error):
 
 
 def test_out_of_memory_without_end_is_one_clear_error():
-    net = Tight(10)
+    net = Tight(10, SAID[0])
     with pytest.raises(MemoryError, match="smaller overlap"):
         tiles.to_canvas(net, tiles.probe(net.net), np.zeros((50, 50, 3), np.uint8))
 
