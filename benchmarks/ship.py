@@ -6,25 +6,57 @@
 Prepares, labels and trains by the recipe (each goes on where it was), then writes beside the recipe the fused student,
 NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole learning curve) and NAME.curve.png.
 Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another run.
+
+A recipe may begin with another one's student: `before = "before/student_x4_l.toml"`, a path beside it. That one is then
+made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
+The .json and the curve hold both.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kd_utils import data, show, store, student, teacher, train
 from kd_utils.__main__ import read_recipe
-from kd_utils.config import Config, make
+from kd_utils.config import Config, ConfigError, make
 
 
 def read(recipe: Path, workdir: str, sets: list[str]) -> Config:
     """The recipe's settings, then `sets`. Raises ConfigError."""
     spec = read_recipe(recipe)
+    spec.pop("before", None)
     return make(spec.pop("preset", "colab"), [f"{k}={v}" for k, v in spec.items()] + sets, workdir=workdir)
 
 
-def write(cfg: Config, trained: train.Trained, to: Path) -> None:
+def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | None = None) -> Path:
+    """Make the student of a recipe, and first the one it begins with; returns `to`.pth. Raises ConfigError."""
+    first = read_recipe(recipe).get("before")
+    if before and not first:
+        raise ConfigError(f"--before {before}: {recipe} begins with no other student (it has no `before = ...`)")
+    if first:
+        under = Path(workdir) / "before"
+        before = before or ship(recipe.parent / first, str(under), sets, under / Path(first).stem)
+        if not before.with_suffix(".json").is_file():
+            raise ConfigError(f"{before.with_suffix('.json')} is missing: it tells how {before} was made")
+        sets = [*sets, f"train.init={before}"]
+    cfg = read(recipe, workdir, sets)
+    data.prepare(cfg)
+    teacher.label(cfg)
+    write(cfg, train.train(cfg), to, before)
+    return to.with_suffix(".pth")
+
+
+def joined(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """The learning curve of two trainings, one after the other."""
+    done = first["valid"][-1]["step"]
+    out = {key: first[key] + then[key] for key in ("loss", "lr")}
+    out["step"] = first["step"] + [n + done for n in then["step"]]
+    return out | {"valid": first["valid"] + [v | {"step": v["step"] + done} for v in then["valid"]]}
+
+
+def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = None) -> None:
     """`to`.pth, .json and .curve.png of a finished training; no path of this machine is kept."""
     net = student.load(trained.student)
     history = store.read_json(trained.history)
@@ -35,6 +67,12 @@ def write(cfg: Config, trained: train.Trained, to: Path) -> None:
     labels = {k.removeprefix("labels."): v for k, v in net.meta["provenance"].items() if k.startswith("labels.")}
     meta = {"provenance": settings, "versions": net.meta["versions"], "history": history["valid"][-1]}
     student.save(net, to.with_suffix(".pth"), meta | {"teacher_sha256": labels["teacher_sha256"]})
+    earlier = {}
+    if before:
+        facts = store.read_json(before.with_suffix(".json"))
+        history = joined(facts["history"], history)
+        earlier = {"before": {k: facts[k] for k in ("settings", "labels", "versions", "before") if k in facts}}
+        earlier["before"]["sha256"] = store.sha256(before.read_bytes())
     facts = {
         "student": {"params": student.params(net), "gmac_1024": student.gmac(net, cfg.scale)},
         "settings": {k: v for k, v in index["provenance"].items() if k != "photos"} | settings,
@@ -42,7 +80,7 @@ def write(cfg: Config, trained: train.Trained, to: Path) -> None:
         "versions": net.meta["versions"],
         "photos": index["provenance"]["photos"],
         "history": history,
-    }
+    } | earlier
     store.write_json(to.with_suffix(".json"), facts)
     store.write_png(to.with_suffix(".curve.png"), show.curve(history, to.stem))
 
@@ -53,11 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--to", type=Path, help="where to (default: beside the recipe, under its name)")
+    parser.add_argument("--before", type=Path, help="the student the recipe begins with, where it was made already")
     args = parser.parse_args(argv)
-    cfg = read(args.recipe, args.workdir, args.set)
-    data.prepare(cfg)
-    teacher.label(cfg)
-    write(cfg, train.train(cfg), args.to or args.recipe)
+    ship(args.recipe, args.workdir, args.set, args.to or args.recipe, args.before)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ class LossConfig:
     gt: float = 0.0  # weight of L1 to the original
     gt_end: float = -1.0  # weight of L1 to the original at the last step, reached linearly; -1: constant
     perceptual: float = 0.0  # weight of the VGG19 feature loss to the teacher's output
+    perceptual_gt: float = 0.0  # weight of the VGG19 feature loss to the original
     fft: float = 0.0  # weight of L1 between the 2-d spectra
     vgg: str = "imagenet"  # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)
     crop: int = 64  # side of the sub-crops that the perceptual loss sees, in HR pixels
@@ -304,7 +305,9 @@ def check(cfg: Config) -> None:
         raise ConfigError(
             f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)"
         )
-    if cfg.loss.perceptual and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
+    if (
+        cfg.loss.perceptual or cfg.loss.perceptual_gt
+    ) and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
         raise ConfigError(
             f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, "
             f"{cfg.data.crop - 8 * cfg.loss.margin}"

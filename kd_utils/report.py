@@ -165,9 +165,10 @@ def protocol(result: dict[str, Any], trained: dict[str, Any]) -> list[tuple[str,
     how = f"input {side}×{side}, rows in turn, median of {timing['turns']}; MP: megapixels of output"
     rows.append(("Timing", f"{_engine(timing)}; {how}"))
     if trained:
-        terms = {"teacher": "L1 to the teacher", "gt": "L1 to the original", "fft": "spectrum", "perceptual": "VGG19"}
+        terms = {"teacher": "L1 to the teacher", "gt": "L1 to the original", "fft": "spectrum"}
+        terms |= {"perceptual": "VGG19 to the teacher", "perceptual_gt": "VGG19 to the original"}
         loss = " + ".join(f"{w:g} × {name}" for key, name in terms.items() if (w := trained.get(f"loss.{key}")))
-        if trained.get("loss.perceptual"):
+        if trained.get("loss.perceptual") or trained.get("loss.perceptual_gt"):
             loss += f" ({str(trained['loss.vgg']).rsplit('/', 1)[-1]} weights)"
         size, steps, batch = (trained.get(k) for k in ("student.size", "train.steps", "train.batch"))
         rows.append(("Training", f"student {size}, {steps:,} steps of {batch} crops; loss: {loss}"))

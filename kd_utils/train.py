@@ -105,7 +105,7 @@ def gt_weight(cfg: Config, step: int) -> float:
 
 def without_teacher(cfg: Config) -> Config:
     """The same network, data and steps, L1 to the original only."""
-    plain = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, fft=0.0)
+    plain = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
     return replace(cfg, loss=plain, train=replace(cfg.train, init=""))
 
 
@@ -198,7 +198,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
             print(f"{name}: goes on from step {first}")
     crops = Crops(cfg, index, "train")
     valid = Crops(cfg, index, "valid")
-    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.perceptual else None
+    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.perceptual or cfg.loss.perceptual_gt else None
     if vgg is not None and double:
         vgg.double()
     model = (
@@ -314,8 +314,10 @@ def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spot
         loss = loss + gt * losses.l1(pred, hr)
     if w.fft:
         loss = loss + w.fft * losses.fft_l1(pred, label)
-    if vgg is not None:
-        loss = loss + w.perceptual * losses.perceptual(*losses.sub_crops(pred, label, w.crop, w.fraction, spots), vgg)
+    for weight, target in ((w.perceptual, label), (w.perceptual_gt, hr)):
+        if weight:
+            seen = losses.sub_crops(pred, target, w.crop, w.fraction, spots)
+            loss = loss + weight * losses.perceptual(*seen, vgg)
     return loss
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import results, ship, trials
 from kd_utils import store, student
-from kd_utils.config import ROOT
+from kd_utils.config import ROOT, ConfigError
 
 RECIPE = """
 preset = "colab"
@@ -80,6 +80,28 @@ def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp
     assert one["history"] == two["history"]
     a, b = (student.load(p.with_suffix(".pth")).state_dict() for p in (shipped, tmp_path / "again"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp_path):
+    longer = shipped.with_name("student_x4_longer.toml")
+    longer.write_text(f'before = "{shipped.name}"\n' + RECIPE.replace("steps = 12", "steps = 6"))
+    for name, more in (("anew", []), ("earlier", ["--before", str(shipped.with_suffix(".pth"))])):
+        place = ["--workdir", str(tmp_path / f"work-{name}"), "--to", str(tmp_path / name)]
+        ship.main([str(longer), *place, "--set", f"teacher={teacher}", *more])
+    first, one, two = (
+        json.loads(p.with_suffix(".json").read_text()) for p in (shipped, tmp_path / "anew", tmp_path / "earlier")
+    )
+    assert one["history"] == two["history"] and one["before"] == two["before"]
+    assert one["before"]["sha256"] == store.sha256(shipped.with_suffix(".pth"))
+    assert one["before"]["settings"] == first["settings"] and one["settings"]["train.steps"] == 6
+    assert one["history"]["loss"][:12] == first["history"]["loss"] and one["history"]["step"] == list(range(1, 19))
+    assert [v["step"] for v in one["history"]["valid"]] == [6, 12, 18]
+    a, b, start = (
+        student.load(p.with_suffix(".pth")).state_dict() for p in (tmp_path / "anew", tmp_path / "earlier", shipped)
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], start[k]) for k in a)
+    with pytest.raises(ConfigError, match="begins with no other"):
+        ship.main([str(shipped), "--workdir", str(tmp_path / "c"), "--before", "x.pth"])
 
 
 def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_path, teacher, capsys):

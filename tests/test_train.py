@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import checkpoint, data, store, student, teacher, train
+from kd_utils import checkpoint, data, losses, store, student, teacher, train
 from kd_utils.config import make
 from kd_utils.train import TrainError
 
@@ -220,3 +220,19 @@ def test_schedules():
     rates = [train.rate(cfg.train, s) for s in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
     assert train.gt_weight(cfg, 0) == 0.2 and abs(train.gt_weight(cfg, 99) - 1) < 1e-9
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    pred, label, hr = torch.rand(3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    spots, vgg = np.full((4, 2), 0.5), losses.load_vgg("random")
+    off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
+
+    def of(sets: str) -> float:
+        return train.loss_of(make("quick", f"{off} {sets}"), pred, label, hr, vgg, spots, 0).item()
+
+    base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
+    assert base == pytest.approx((pred - label).abs().mean().item())
+    assert of("loss.gt=0.5") - base == pytest.approx(0.5 * (pred - hr).abs().mean().item(), rel=1e-5)
+    for key, target in (("perceptual", label), ("perceptual_gt", hr)):
+        want = losses.perceptual(pred[::2][cut], target[::2][cut], vgg).item()
+        assert of(f"loss.{key}=0.1") - base == pytest.approx(0.1 * want, rel=1e-4)
