@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_utils import config, data, losses, metrics, store, student, teacher, train
+from kd_utils import config, data, feed, losses, metrics, store, student, teacher, train
 from kd_utils.tensors import to_tensor, to_uint8
 
 
@@ -46,7 +46,7 @@ def run(cfg: config.Config, folder: Path, own_crops: bool, vgg: losses.VGGFeatur
 @torch.inference_mode()
 def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
     """Means over the validation crops; the VGG19 distance to the original over every fourth of them (it is slow)."""
-    valid = train.Crops(cfg, data.read_index(cfg), "valid")
+    valid = feed.Crops(cfg, data.read_index(cfg), "valid")
     ids = np.arange(len(valid))
     lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
     out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16]))) for i in range(0, len(ids), 16)])

@@ -10,7 +10,7 @@ from kd_utils.config import ROOT
 
 FLOORS = [
     {"config", "device", "sources", "images", "store", "tensors", "encode", "colour"},
-    {"degrade", "student", "losses", "metrics", "tiles", "checkpoint", "show", "report", "optim"},
+    {"degrade", "student", "losses", "metrics", "tiles", "checkpoint", "show", "report", "optim", "feed"},
     {"teacher", "data", "export"},
     {"train", "evaluate", "sharpen"},
     {"colab"},

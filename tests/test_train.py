@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import checkpoint, data, losses, store, student, teacher, train
+from kd_utils import checkpoint, data, feed, losses, store, student, teacher, train
 from kd_utils.config import make
 from kd_utils.train import TrainError
 
@@ -207,12 +207,12 @@ def test_other_scales_train(labelled, tmp_path, scale):
 
 
 def test_what_a_step_sees_depends_on_seed_and_step_alone():
-    ids, turns, spots = train.draw(3, 7, 8, 20)
-    again = train.draw(3, 7, 8, 20)
+    ids, turns, spots = feed.draw(3, 7, 8, 20)
+    again = feed.draw(3, 7, 8, 20)
     assert all((a == b).all() for a, b in zip((ids, turns, spots), again, strict=True))
-    epoch = np.concatenate([train.draw(3, s, 4, 20)[0] for s in range(5)])
+    epoch = np.concatenate([feed.draw(3, s, 4, 20)[0] for s in range(5)])
     assert sorted(epoch) == list(range(20))
-    assert (train.draw(4, 7, 8, 20)[0] != ids).any()
+    assert (feed.draw(4, 7, 8, 20)[0] != ids).any()
 
 
 def test_schedules():
