@@ -2,7 +2,7 @@
 
 Labels of 64x64 inputs, and training steps of batch 8 of the three sizes, in fp32 and bf16 (both channels-last), by
 turns in one run; medians, milliseconds a crop. Also how far bf16 labels are from fp32 ones. A CPU with AMX has bf16
-matrix units; one without may be slower than in fp32.
+matrix units, one with AVX512_BF16 has dot products; one with neither may be slower than in fp32.
 """
 
 from __future__ import annotations

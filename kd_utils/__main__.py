@@ -180,8 +180,8 @@ def _machine() -> list[tuple[str, str]]:
     chip = torch.cuda.get_device_name(where) + memory if where.type == "cuda" else f"{os.cpu_count()} cores"
     scaler = " with a gradient scaler" if amp.scaler else ""
     rows = [("device", f"{where} ({chip})"), ("trains in", f"{str(amp.dtype).removeprefix('torch.')}{scaler}")]
-    if where.type == "cpu" and device.has_bf16_units():
-        rows.append(("faster", "--set label.dtype=bf16 train.dtype=bf16: this CPU has bf16 matrix units"))
+    if where.type == "cpu" and device.has_fast_bf16():
+        rows.append(("faster", "--set label.dtype=bf16 train.dtype=bf16: this CPU computes bf16 faster than fp32"))
     try:
         teacher.official()
         rows.append(("official", "realesrgan and basicsr import"))

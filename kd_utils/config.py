@@ -45,7 +45,7 @@ class DegradeConfig:
 @dataclass
 class LabelConfig:
     batch: int = 16
-    dtype: str = "auto"  # autocast of the teacher: auto (fp16 on CUDA, else fp32), fp32, bf16 (fast on CPUs with AMX)
+    dtype: str = "auto"  # autocast of the teacher: auto (fp16 on CUDA, else fp32), fp32, bf16 (see `doctor` for CPUs)
     input_scale: float = 1.0  # scale 1 only: resize the teacher's input by this first (0.5 or 1)
 
 

@@ -62,6 +62,6 @@ def half(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def has_bf16_units() -> bool:
-    """Whether this CPU has bf16 matrix units (AMX), with which bf16 is much faster than fp32."""
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+def has_fast_bf16() -> bool:
+    """Whether this CPU computes bf16 faster than fp32: by matrix units (AMX) or dot products (AVX512_BF16)."""
+    return any(getattr(torch.cpu, f"_is_{n}_supported", bool)() for n in ("amx_tile", "avx512_bf16"))

@@ -184,7 +184,7 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
 def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
-    monkeypatch.setattr(device, "has_bf16_units", lambda: True)
+    monkeypatch.setattr(device, "has_fast_bf16", lambda: True)
     monkeypatch.setattr(device, "pick", lambda: torch.device("cpu"))
     main(["doctor"])
     out = capsys.readouterr().out
