@@ -98,7 +98,8 @@ def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
 @torch.inference_mode()
 def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg: Any, cache: Path) -> dict[str, dict]:
     """Scores of each model's picture, from the cache where they are known."""
-    paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}.json" for m in models}
+    by = f"-{teach.key[:16]}" if teach else ""  # scores to the teacher are in it too
+    paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}{by}.json" for m in models}
     found = {name: store.read_json(path) if path.is_file() else {} for name, path in paths.items()}
     new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name]["vgg"] is None)}
     taught = _taught(teach, case, cache.parent / "teacher") if teach else None

@@ -25,7 +25,7 @@ def seams(models: list[str], pixels: np.ndarray) -> None:
             net = student.load(path)
         except ValueError:
             net = teacher.load(path).net
-        radius = tiles.receptive_radius(net)
+        radius = tiles.probe(net).radius
         whole = tiles.run(net, x, tile=4096)
         off = [(tiles.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]
         print(f"| {Path(path).stem} | {radius} | {off[0]:.1e} | {off[1]:.1e} |", flush=True)

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("names", nargs="*", help="default: all trials of the file")
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="KEY=VALUE")
     args = parser.parse_args(argv)
     spec = tomllib.loads(args.file.read_text())
     trials = {name: spec["trials"][name] for name in args.names or spec["trials"]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path | None = None) -> Path:
-    """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` in both folders."""
+    """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` in both folders.
+
+    A Drive that is full or gone is printed; the training goes on.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = store.write_bytes(folder / f"step-{step:08d}-{store.sha256(data)[:12]}.pt", data)
+    if drive:
+        store.keep(path, drive / path.name)
     for place in filter(None, (folder, drive)):
-        if place == drive:
-            store.copy(path, drive / path.name)
-        for old in found(place)[keep:]:
-            old.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed now is removed the next time
+            for old in found(place)[keep:]:
+                old.unlink(missing_ok=True)
     return path
 
 

@@ -175,6 +175,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Registry names of teachers (sources.SOURCES has their files), and the students of our own that can stand in for one.
+TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
+STAND_INS = ("student_x4_s", "student_x4_m", "student_x4_l")
+
 CHOICES = {
     "scale": (4, 2, 1),
     "degrade.profile": ("bicubic", "light", "two_order", "mixed"),
@@ -186,6 +190,7 @@ CHOICES = {
 POSITIVE = {
     "data.crop", "data.crops_per_photo", "data.valid_crops_per_photo", "data.valid_count", "label.batch",
     "loss.crop", "train.steps", "train.batch", "train.lr", "train.valid_every", "train.save_every", "train.keep",
+    "eval.time_repeats",
 }  # fmt: skip
 
 
@@ -215,6 +220,11 @@ def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = ""
     override(cfg, overrides)
     check(cfg)
     return cfg
+
+
+def filled(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
+    """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
+    return {k: v for k, v in keys().items() if k in want} | have
 
 
 def override(cfg: Config, changes: str | list[str] | dict[str, Any]) -> Config:
@@ -295,6 +305,16 @@ def check(cfg: Config) -> None:
     for key in POSITIVE:
         if values[key] <= 0:
             raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
+    for key in ("data.limit", "eval.limit", "eval.panels", "student.expand", "workers"):
+        if values[key] < 0:
+            raise ConfigError(f"{key}={values[key]!r} must not be below 0")
+    t = cfg.teacher
+    if t not in TEACHERS + STAND_INS and not t.startswith("https://") and not Path(t).expanduser().is_file():
+        near = difflib.get_close_matches(t, TEACHERS + STAND_INS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "check the path"
+        raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
+    if cfg.label.input_scale != 1 and cfg.scale != 1:
+        raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
     if not re.fullmatch(r"[sml]|[1-9]\d{0,2}x[1-9]\d{0,2}", cfg.student.size):
         raise ConfigError(
             f"student.size={cfg.student.size!r}: choose one of s, m, l, or width x inner convolutions, such as 32x4"

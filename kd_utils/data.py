@@ -85,8 +85,8 @@ class Pair:
     lr: np.ndarray  # uint8 (H/scale, W/scale, 3)
 
 
-def find_photos(where: str) -> list[Photo]:
-    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError."""
+def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
+    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError, which names the `key`."""
     path = Path(where).expanduser()
     if path.is_dir():
         found = [Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path)]
@@ -95,14 +95,12 @@ def find_photos(where: str) -> list[Photo]:
             with zipfile.ZipFile(path) as z:
                 names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and "__MACOSX" not in n]
         except zipfile.BadZipFile as e:
-            raise DataError(
-                f"data.photos={where!r} is neither a folder nor a zip ({e}): name a folder of photos"
-            ) from e
+            raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
         found = [Photo(n, path, n) for n in sorted(names)]
     else:
-        raise DataError(f"data.photos={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
+        raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
     if not found:
-        raise DataError(f"data.photos={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
+        raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
     return found
 
 
@@ -121,14 +119,14 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
         folder = Path(skimage.__file__).parent / "data"
         parts = {s: _hashed([Photo(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
         if d.test_photos:
-            parts["test"] = _hashed(find_photos(d.test_photos), "test photos")
+            parts["test"] = _hashed(find_photos(d.test_photos, "data.test_photos"), "test photos")
     else:
         zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
         train_from, test_from = [str(sources.fetch(n)) for n in zips] if zips else (d.photos, "")
         pool = _hashed(find_photos(train_from), "photos")
         test_from = d.test_photos or test_from
         pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
-        parts = {"test": _hashed(find_photos(test_from), "test photos")} if test_from else {}
+        parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
         for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):
             if part not in parts:
                 parts[part], pool = pool[:count], pool[count:]
@@ -175,7 +173,11 @@ def choose(
 def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
     """HR (n, crop, crop, 3) and LR (n, crop/scale, crop/scale, 3) of one photo, and how many positions were refused."""
     side, s = cfg.data.crop, cfg.scale
-    pixels = photo.pixels()
+    try:
+        pixels = photo.pixels()
+    except images.ImageError as e:
+        print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
+        pixels = np.empty((0, 0, 3), np.uint8)
     if min(pixels.shape[:2]) < side:
         return *(np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)), 0
     rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
@@ -233,23 +235,30 @@ def prepare(cfg: Config) -> Prepared:
         have = store.read_json(out / "index.json")["provenance"]
         store.require_same(str(out), have, want, f"Choose another --workdir, or delete {out} to make them again.")
     rank, world, _ = dev.ranks()
-    jobs: list[tuple[str, str, Callable]] = []  # (file, split, maker)
+    # (file, split, maker); tests first: one that cannot be used ends the step, and had better do so early
+    jobs: list[tuple[str, str, Callable]] = [
+        (f"test-{n:05d}.safetensors", "test", partial(_make_test, photo, cfg)) for n, photo in enumerate(parts["test"])
+    ]
     for part, each in (("train", cfg.data.crops_per_photo), ("valid", cfg.data.valid_crops_per_photo)):
         step = max(1, math.ceil(SHARD / each))
         for n, i in enumerate(range(0, len(parts[part]), step)):
             jobs.append(
                 (f"{part}-{n:05d}.safetensors", part, partial(_make_shard, parts[part][i : i + step], cfg, each))
             )
-    for n, photo in enumerate(parts["test"]):
-        jobs.append((f"test-{n:05d}.safetensors", "test", partial(_make_test, photo, cfg)))
-    todo = [j for j in jobs[rank::world] if not _is_made(out / j[0], key)]
+    done = {
+        j[0]
+        for j in tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
+        if _is_made(out / j[0], key)
+    }
+    todo = [j for j in jobs[rank::world] if j[0] not in done]
     workers = cfg.workers or min(4, os.cpu_count() or 1)
     bar = tqdm(total=len(todo), desc="crops", unit="shard", disable=rank > 0 or not todo)
     with bar, _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
         for arrays, meta, job in pool.map(lambda j: (*j[2](), j), todo):
             store.save_arrays(out / job[0], arrays, {"key": key} | meta)
+            done.add(job[0])
             bar.update()
-    if all(_is_made(out / j[0], key) for j in jobs):
+    if all(j[0] in done or _is_made(out / j[0], key) for j in jobs):  # other ranks may have made theirs meanwhile
         entries = [(j, store.load_arrays(out / j[0])) for j in jobs]
         shards = [
             {"file": j[0], "split": j[1], "sha256": store.sha256(a["lr"].tobytes()), **m} for j, (a, m) in entries
@@ -257,10 +266,14 @@ def prepare(cfg: Config) -> Prepared:
         index = {"key": key, "provenance": want, "versions": versions()}
         index["shards"] = [e for e in shards if e["split"] != "test"]
         index["test"] = [e for e in shards if e["split"] == "test"]
-        if not sum(e["count"] for e in index["shards"] if e["split"] == "train"):
-            raise DataError(
-                f"no training crops: every photo is smaller than data.crop={cfg.data.crop}, or flat or dark"
-            )
+        for part, what in (("train", "training"), ("valid", "validation")):
+            if not sum(e["count"] for e in index["shards"] if e["split"] == part):
+                named = ", ".join([p.name for p in parts[part]][:4])
+                raise DataError(
+                    f"no {what} crops: each of its {len(parts[part])} photos ({named}) cannot be read, is smaller than "
+                    f"data.crop={cfg.data.crop}, or flat or dark; give other photos, a smaller data.crop, or another "
+                    "seed or data.valid_count, which draw others for validation"
+                )
         store.write_json(out / "index.json", index)
         keep = {j[0] for j in jobs}
         for stray in (p for p in out.glob("*.safetensors") if p.name not in keep):

@@ -27,14 +27,12 @@ def ranks() -> Ranks:
 
 
 def pick(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA (of this process's local rank), then Apple's MPS, then the CPU.
+    """`auto` takes CUDA (of this process's local rank), else the CPU. Raises ConfigError for what this machine lacks.
 
-    Raises ConfigError for a device that this machine lacks.
+    Apple's MPS is taken by name only: only some releases of torch have all that SOAP needs there.
     """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", ranks().local)
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda", ranks().local) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

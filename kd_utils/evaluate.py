@@ -122,6 +122,11 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
         if net.scale != cfg.scale:
             raise EvaluateError(f"{path} is a x{net.scale} student: set scale={net.scale}, or train one x{cfg.scale}")
         if made := net.meta.get("provenance"):
+            if row == "student" and made.get("train.init"):
+                notes.append(
+                    f"The student went on from {Path(made['train.init']).name}, the one without a teacher began from "
+                    "nothing: the difference between the two is not the teacher's alone."
+                )
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
             store.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
@@ -298,5 +303,5 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
         for path in (out.metrics, out.report):
             # a new name for new content: Drive loses files that are rewritten
             name = f"{path.stem}-{store.sha256(path)[:8]}{path.suffix}"
-            store.copy(path, Path(cfg.drive).expanduser() / "eval" / name)
+            store.keep(path, Path(cfg.drive).expanduser() / "eval" / name)
     return out

@@ -47,23 +47,21 @@ def fft_l1(a: Tensor, b: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft2(_full(a - b))).abs().mean()
 
 
-def sub_crops(
-    pred: Tensor, target: Tensor, side: int, fraction: float, spots: np.ndarray, margin: int = 0
-) -> tuple[Tensor, Tensor]:
+def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, spots: np.ndarray) -> tuple[Tensor, Tensor]:
     """One square of `side` pixels from every 1/`fraction`-th sample of a batch: two (K, C, side, side) tensors.
 
     K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway).
-    `spots`, (N, 2) in [0, 1), places each sample's square, at least `margin` pixels from the border. Ranks that hold
-    contiguous parts of a global batch pass their rows of its spots, and take the very crops that one process would.
+    `spots`, (N, 2) in [0, 1), places each sample's square. Ranks that hold contiguous parts of a global batch pass
+    their rows of its spots, and take the very crops that one process would.
     """
     n, _, height, width = pred.shape
-    room = height - 2 * margin - side, width - 2 * margin - side
+    room = height - side, width - side
     if min(room) < 0:
-        raise ValueError(f"sub-crops of {side} pixels with a margin of {margin} do not fit into {width}x{height}")
+        raise ValueError(f"sub-crops of {side} pixels do not fit into {width}x{height}")
     count = max(1, round(fraction * n))
     crops = []
     for i in (k * n // count for k in range(count)):
-        top, left = (margin + int(u * (r + 1)) for u, r in zip(spots[i], room, strict=True))
+        top, left = (int(u * (r + 1)) for u, r in zip(spots[i], room, strict=True))
         crops.append((i, slice(None), slice(top, top + side), slice(left, left + side)))
     return torch.stack([pred[c] for c in crops]), torch.stack([target[c] for c in crops])
 
@@ -212,6 +210,6 @@ def vgg_distance(a: Tensor, b: Tensor, vgg: VGGFeatures, rows: int = 256) -> Ten
             # Max pooling floors: the last strip ends where the layer ends.
             own = slice((top - above) >> k, (bottom - above) >> k)
             p, q = (F.normalize(f[layer][:, :, own].float(), dim=1, eps=1e-10) for f in features)
-            total[k] += (p - q).square_().sum(dim=(1, 2, 3), dtype=torch.float64).cpu()
+            total[k] += (p - q).square_().sum(1).cpu().sum(dim=(1, 2), dtype=torch.float64)  # MPS has no float64
     sizes = torch.tensor([(height >> k) * (width >> k) for k in range(len(DISTANCE))], dtype=torch.float64)
     return (total / sizes[:, None]).sum(0)

@@ -87,7 +87,10 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
             net = teacher.load(str(path)).net
         except teacher.TeacherError:
             raise e from None
-    reach = tiles.probe(net)
+    try:
+        reach = tiles.probe(net)
+    except tiles.UnknownReach as e:
+        raise SharpenError(f"{path} cannot be tiled ({e}): choose a student, a Compact or an RRDBNet model") from e
     native = reach.scale
     if native < scale:
         raise SharpenError(f"{path} is a x{native} model, it cannot give --scale {scale}: choose --scale {native}")

@@ -72,6 +72,14 @@ def copy(src: str | Path, dst: str | Path) -> Path:
     return dst
 
 
+def keep(src: str | Path, dst: str | Path) -> None:
+    """Copy to where results are kept (Drive). It may be full or gone for a while: that is printed and ends nothing."""
+    try:
+        copy(src, dst)
+    except OSError as e:
+        print(f"NOT KEPT: {dst} cannot be written ({e.strerror}). {src} is whole: copy it by hand.")
+
+
 def sha256(source: str | Path | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()

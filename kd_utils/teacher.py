@@ -19,14 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from . import data, sources, store, student
 from . import device as dev
-from . import sources, store, student
-from .config import Config, shipped, to_dict
+from .config import STAND_INS, TEACHERS, Config, shipped, to_dict
 from .tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
-
-# registry name -> name in sources.SOURCES; "student_x4_*" are the students that ship with the project
-REGISTRY = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
-SHIPPED = ("student_x4_s", "student_x4_m", "student_x4_l")
 
 
 class TeacherError(ValueError):
@@ -41,7 +37,6 @@ class Teacher:
     stand_in: bool  # True: one of our own students teaches, because nothing is to be downloaded
     path: Path
     architecture: str
-    scale: int = 4
 
     def __call__(self, lr: Tensor) -> Tensor:
         return self.net(lr)
@@ -60,16 +55,16 @@ class _Clamped(nn.Module):
 
 def find(name: str) -> Path:
     """The checkpoint file of a registry name (fetched if need be) or a path. Raises TeacherError or SourceError."""
-    if name in SHIPPED:
+    if name in STAND_INS:
         return shipped(f"{name}.pth")
-    if name in REGISTRY:
+    if name in TEACHERS:
         return sources.fetch(name)
     if name.startswith("https://drive.google.com/"):
         return sources.fetch(name)
     path = Path(name).expanduser()
     if not path.is_file():
         raise TeacherError(
-            f"teacher {name!r} is neither a file nor one of {', '.join(REGISTRY + SHIPPED)}: "
+            f"teacher {name!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: "
             "check the path, or name one of these"
         )
     return path
@@ -87,8 +82,8 @@ def load(name: str, device: str | torch.device = "cpu") -> Teacher:
     except CheckpointError as e:
         raise TeacherError(f"teacher {name!r}: {e}") from e
     net = _Clamped(net).eval().requires_grad_(False).to(device)
-    shown = name if name in REGISTRY + SHIPPED else path.stem
-    return Teacher(net, shown, store.sha256(path), name in SHIPPED, path, architecture)
+    shown = name if name in TEACHERS + STAND_INS else path.stem
+    return Teacher(net, shown, store.sha256(path), name in STAND_INS, path, architecture)
 
 
 def _read(path: Path) -> tuple[nn.Module, str]:
@@ -138,7 +133,7 @@ def target(teacher: Teacher, lr: Tensor, scale: int, input_scale: float = 1.0) -
         if input_scale == 1
         else bicubic(lr, (max(1, round(h * input_scale)), max(1, round(w * input_scale)))).clamp(0, 1)
     )
-    y = teacher.net(x)
+    y = teacher.net(x).float()  # under autocast a last convolution gives bf16, which no resize takes
     return y if y.shape[-2:] == (h * scale, w * scale) else bicubic(y, (h * scale, w * scale)).clamp(0, 1)
 
 
@@ -153,7 +148,7 @@ class Labelled:
 
 def identify(name: str) -> tuple[str, str]:
     """The name and the sha256 that a teacher's artefacts carry, without loading it."""
-    return (name if name in REGISTRY + SHIPPED else find(name).stem), store.sha256(find(name))
+    return (name if name in TEACHERS + STAND_INS else find(name).stem), store.sha256(find(name))
 
 
 def provenance(cfg: Config, name: str, sha256: str, crops: str) -> dict[str, Any]:
@@ -170,9 +165,7 @@ def label(cfg: Config) -> Labelled:
     a shard's bytes do not depend on how many took part, as batches never cross a shard's end.
     """
     crops_dir, out = cfg.path("crops"), cfg.path("labels")
-    if not (crops_dir / "index.json").is_file():
-        raise store.StoreError(f"{crops_dir}/index.json is missing: run step 1 first (python -m kd_utils prepare)")
-    index = store.read_json(crops_dir / "index.json")
+    index = data.read_index(cfg)
     rank, world, _ = dev.ranks()
     device = dev.pick(cfg.device)
     teacher = load(cfg.teacher, device)
@@ -182,7 +175,7 @@ def label(cfg: Config) -> Labelled:
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
     todo = []
     shards = index["shards"]
-    for entry in shards[rank::world]:
+    for entry in tqdm(shards[rank::world], desc="checking labels", unit="shard", delay=3, leave=False):
         path = out / entry["file"]
         try:
             if path.exists() and store.load_arrays(path, verify=True)[1] == want | {"crops_sha256": entry["sha256"]}:

@@ -15,6 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
+class UnknownReach(ValueError):
+    """A network with a layer whose reach is not known: it cannot be tiled."""
+
+
 CPU_BUDGET = 192 << 20  # bytes for one tile's activations; larger tiles are no faster on a CPU
 PLAIN = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity)
 
@@ -34,7 +39,7 @@ def probe(net: nn.Module) -> Reach:
 
     The sum along all layers is exact for a chain (Compact, our students) and for RRDBNet, whose longest path passes
     through every convolution; for parallel branches it is an upper bound. Nearest upsampling keeps it:
-    ceil((ceil(a) + n) / 2) = ceil((a + n) / 2). Raises ValueError for a layer whose reach is not known.
+    ceil((ceil(a) + n) / 2) = ceil((a + n) / 2). Raises UnknownReach.
     """
     reach, most, coarse = 0.0, 0.0, 1.0
     side = 8
@@ -45,12 +50,12 @@ def probe(net: nn.Module) -> Reach:
         grid = out.shape[-1] / side  # pixels of this layer for an input pixel
         if (weight := getattr(m, "weight", None)) is not None and weight.ndim == 4:
             if getattr(m, "stride", (1,)) not in ((1,), (1, 1), 1):
-                raise ValueError(f"the receptive radius of a strided {type(m).__name__} is not known: give the overlap")
+                raise UnknownReach(f"a strided {type(m).__name__} is in it")
             dilation = getattr(m, "dilation", (1, 1))
             reach += max(k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)) / grid
             coarse = max(coarse, 1 / grid)
         elif not isinstance(m, PLAIN) and not (isinstance(m, nn.Upsample) and m.mode == "nearest"):
-            raise ValueError(f"the receptive radius of {type(m).__name__} is not known: give the overlap")
+            raise UnknownReach(f"{type(m).__name__} is in it")
         most = max(most, (args[0].numel() + out.numel()) / side**2)
 
     hooks = [m.register_forward_hook(look) for m in net.modules() if not next(m.children(), None)]
@@ -64,11 +69,6 @@ def probe(net: nn.Module) -> Reach:
     radius = math.ceil(reach / multiple - 1e-9) * multiple
     pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2 + 128  # and the copies around it
     return Reach(radius, out.shape[-1] // side, multiple, pixel_bytes)
-
-
-def receptive_radius(net: nn.Module) -> int:
-    """Input pixels beyond a tile that can change it (see `probe`)."""
-    return probe(net).radius
 
 
 def choose_tile(reach: Reach, overlap: int, device: torch.device) -> int:

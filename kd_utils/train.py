@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from . import checkpoint, data, losses, metrics, optim, show, store, student, teacher
 from . import device as dev
-from .config import Config, to_dict
+from .config import Config, filled, to_dict
 from .feed import Crops, draw
 from .tensors import to_tensor, to_uint8
 
 NO_TEACHER = "no_teacher"
+SHOWN = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
 
 
 class TrainError(RuntimeError):
@@ -79,11 +80,20 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     """
     index = data.read_index(cfg)
     labels = _check_labels(cfg, index)
-    main = _run(cfg, "student", index, labels, cfg.path("student_model.pth"), watch)
+    place = dev.ranks()
+    if cfg.train.batch % place.world:
+        raise TrainError(
+            f"train.batch={cfg.train.batch} cannot be shared by {place.world} processes: choose a multiple"
+        )
+    # once for both trainings: a second joining can meet the addresses that the first left behind
+    group = _join(place, dev.pick(cfg.device))
+    main = _run(cfg, "student", index, labels, cfg.path("student_model.pth"), watch, group)
     other = None
     if cfg.train.baseline:
         other = cfg.path("train", NO_TEACHER, "student_model.pth")
-        _run(without_teacher(cfg), NO_TEACHER, index, labels, other, watch)
+        _run(without_teacher(cfg), NO_TEACHER, index, labels, other, watch, group)
+    if group:
+        torch.distributed.destroy_process_group()
     return Trained(main, other, cfg.path("train", "student", "history.json"), cfg.path("train", "student", "curve.png"))
 
 
@@ -97,6 +107,9 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
     missing = [e["file"] for e in index["shards"] if not (folder / e["file"]).is_file()]
     if missing:
         raise store.StoreError(f"{folder} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
+    for e in index["shards"]:  # a stopped step 2 of another teacher leaves shards of its own under the old index
+        made = want | {"crops_sha256": e["sha256"]}
+        store.require_same(str(folder / e["file"]), store.read_meta(folder / e["file"]), made, "Run step 2 again.")
     return have
 
 
@@ -123,22 +136,19 @@ def _fresh(cfg: Config) -> student.Student:
     return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
 
 
-def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None) -> Path:
+def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool) -> Path:
     t, folder = cfg.train, cfg.path("train", name)
     drive = Path(cfg.drive).expanduser() / "train" / name if cfg.drive else None
     want = provenance(cfg, labels)
     remedy = f"Choose another --workdir, or delete {folder} (and its copy on Drive) and {out} to train anew."
     place = dev.ranks()
-    if t.batch % place.world:
-        raise TrainError(f"train.batch={t.batch} cannot be shared by {place.world} processes: choose a multiple")
     if out.is_file():
-        made = student.load(out).meta.get("provenance")
-        store.require_same(str(out), made or {}, want, remedy)
+        made = student.load(out).meta.get("provenance") or {}
+        store.require_same(str(out), made and filled(made, want), want, remedy)
         return out
     device = dev.pick(cfg.device)
     amp = dev.autocast(device, t.dtype)
     double = amp.dtype == torch.float64
-    group = _join(place, device)
     net = _fresh(cfg).to(device)
     net = net.double() if double else net
     if device.type == "cuda" or amp.dtype == torch.bfloat16:
@@ -150,11 +160,12 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     first = 0
     if saved := checkpoint.latest(folder, drive):
         first, state = saved
-        store.require_same(str(folder), state["provenance"], want, remedy)
+        store.require_same(str(folder), filled(state["provenance"], want), want, remedy)
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
         opt.load_state_dict(state["opt"])
-        scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty from a device that needs none
+            scaler.load_state_dict(state["scaler"])
         history = state["history"]
         if place.rank == 0:
             print(f"{name}: goes on from step {first}")
@@ -179,7 +190,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
             checkpoint.save(folder, step, state | {"scaler": scaler.state_dict(), "history": history}, t.keep, drive)
 
     every = max(1, min(50, t.steps // 100))
-    total = torch.zeros((), device=device, dtype=torch.float64)
+    total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     step = first
     bar = tqdm(
         total=t.steps, initial=first, desc=f"train {name} ({cfg.student.size})", unit="step", disable=place.rank > 0
@@ -231,19 +242,20 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                 if (done % every == 0 and done // t.save_every > (done - every) // t.save_every) or done == t.steps:
                     save(done)
         except KeyboardInterrupt:
-            if step % every == 0 and step > first:
-                save(step)
             print(f"\n{name}: stopped at step {step}; call again to go on from the last checkpoint")
             raise
     if group:
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
     if place.rank == 0:
+        if first == t.steps:  # lost between its last checkpoint and this: its curve and pictures once more
+            history["valid"].pop()
+            _validate(cfg, name, ema, valid, device, first, history, watch)
         student.save(
             ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
         )
         if cfg.drive:
-            store.copy(out, Path(cfg.drive).expanduser() / out.relative_to(cfg.path()))
+            for path in (out, *(folder / n for n in SHOWN)):
+                store.keep(path, Path(cfg.drive).expanduser() / path.relative_to(cfg.path()))
     return out
 
 

@@ -151,7 +151,7 @@ def test_other_scales(tmp_path, scale):
     assert pair.lr.shape == (96 // scale, 96 // scale, 3)
 
 
-def test_errors_name_the_remedy(tmp_path, folder):
+def test_errors_name_the_remedy(tmp_path, folder, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "fake.zip").write_text("no zip")
     for photos, message in (
@@ -170,5 +170,17 @@ def test_errors_name_the_remedy(tmp_path, folder):
     for p in folder.rglob("*.png"):
         (bad / p.name).write_bytes(p.read_bytes())
     (bad / "07.png").write_bytes((bad / "07.png").read_bytes()[:2000])
-    with pytest.raises(ValueError, match="07.png"):
-        data.prepare(config(tmp_path / "w", bad, "data.valid_count=2 data.test_count=2"))
+    made = data.prepare(config(tmp_path / "w", bad, "data.valid_count=2 data.test_count=2"))
+    assert "LEFT OUT: 07.png" in capsys.readouterr().out and made.crops["train"] == 4 * (made.photos["train"] - 1)
+    with pytest.raises(ValueError, match="07.png"):  # a photo to be tested on ends it, before any crop is cut
+        data.prepare(config(tmp_path / "v", "samples", f"data.test_photos={bad}"))
+    assert not list((tmp_path / "v").rglob("train-*"))
+    with pytest.raises(DataError, match="data.test_photos='none' does not exist"):
+        data.prepare(config(tmp_path / "v", "samples", "data.test_photos=none"))
+    cv2.imwrite(str(bad / "07.png"), np.full((128, 160, 3), 200, np.uint8))
+    for seed in range(200):
+        cfg = config(tmp_path / "u", bad, f"data.valid_count=1 data.test_count=1 seed={seed}")
+        if data.split(cfg)["valid"][0].name == "07.png":
+            break
+    with pytest.raises(DataError, match=r"no validation crops: each of its 1 photos \(07.png\) .* or flat or dark"):
+        data.prepare(cfg)

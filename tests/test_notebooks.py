@@ -269,11 +269,12 @@ def test_off_colab_there_is_no_drive(capsys):
 def test_students_kept_on_drive_come_back(ran, tmp_path, capsys):
     drive = tmp_path / "drive"
     (drive / "train" / "no_teacher").mkdir(parents=True)
-    for name in colab.STUDENTS:
+    (drive / "train" / "student").mkdir()
+    for name in colab.STUDENTS + colab.CURVES:
         shutil.copy(ran.workdir / name, drive / name)
     cfg = colab.configure("quick", "train.lr=3e-4", str(tmp_path / "w"), drive, steps=0, teacher="", size="m")
     assert (cfg.train.steps, cfg.teacher, cfg.student.size) == (PRESETS["quick"]["train.steps"], "student_x4_m", "m")
-    for name in colab.STUDENTS:
+    for name in colab.STUDENTS + colab.CURVES:
         assert cfg.path(name).read_bytes() == (ran.workdir / name).read_bytes()
     assert "student m x4" in capsys.readouterr().out
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +191,17 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small):
         made[dtype] = store.load_arrays(tmp_path / "labels" / "train-00000.safetensors")[0]["label"].astype(int)
     off = np.abs(made["bf16"] - made["fp32"])
     assert 0 < off.mean() < 0.3 and off.max() <= 4  # bf16 has 8 bits, of a residual that is small
+
+
+@pytest.mark.parametrize("scale", [4, 2, 1])
+def test_bf16_labels_of_a_network_that_ends_in_a_convolution(scale, photo):
+    """As anime_6B and x4plus do: under autocast its output is bf16, which bicubic does not take."""
+    net = torch.nn.Sequential(torch.nn.Upsample(scale_factor=4), torch.nn.Conv2d(3, 3, 3, padding=1)).eval()
+    t = teacher.Teacher(net, "ends in a convolution", "", False, Path(), "")
+    x = to_tensor(photo[None, :40])
+    with torch.inference_mode():
+        want = teacher.target(t, x, scale)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = teacher.target(t, x, scale)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, atol=0.02, rtol=0)

@@ -1,6 +1,7 @@
 """The real loop on a tiny problem: 8x8 bodies, a random teacher, a few steps."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import checkpoint, data, feed, losses, store, student, teacher, train
+from kd_utils import checkpoint, colab, data, feed, losses, store, student, teacher, train
+from kd_utils import device as dev
 from kd_utils.config import make
 from kd_utils.train import TrainError
 
@@ -109,6 +111,49 @@ def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_p
     assert difference(again.student, trained[1].student) == 0
 
 
+def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
+    drive = tmp_path / "drive"
+    cfg = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
+    out = train.train(cfg)
+    history = out.history.read_text()
+    other = config(labelled, tmp_path / "b", "train.baseline=no")
+    for name in ("student_model.pth", "train/student/history.json", "train/student/curve.png"):
+        assert (drive / name).read_bytes() == cfg.path(name).read_bytes()
+    colab.configure("quick", labelled[1], str(tmp_path / "b"), drive)
+    assert train.train(other).curve.is_file() and other.path("train/student/valid.png").is_file()
+    # lost after the last checkpoint, before the student was written
+    for path in (out.student, out.history, out.curve):
+        path.unlink()
+    shutil.rmtree(drive)
+    again = train.train(config(labelled, tmp_path / "a", "train.baseline=no"))
+    assert again.curve.is_file() and again.history.read_text() == history
+
+
+def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
+    drive = tmp_path / "drive"
+    drive.write_text("a file, where a folder was")
+    out = train.train(config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}"))
+    assert difference(out.student, trained[1].student) == 0
+    assert f"NOT KEPT: {drive}/student_model.pth cannot be written (" in capsys.readouterr().out
+
+
+def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, tmp_path, monkeypatch):
+    cfg = config(labelled, tmp_path, "train.baseline=no")
+    train.train(cfg)
+    (tmp_path / "student_model.pth").unlink()
+    folder = tmp_path / "train" / "student"
+    for path in checkpoint.found(folder)[:-1]:
+        path.unlink()
+    step, state = checkpoint.latest(folder)
+    assert step == 8
+    del state["provenance"]["loss.perceptual_gt"]  # a key that came later
+    state["scaler"] = {}  # from a device that needs none
+    checkpoint.save(folder, 8, state, keep=1)
+    # where there is one, as on a T4
+    monkeypatch.setattr(train.dev, "autocast", lambda *_: dev.Amp(torch.float32, True))
+    assert difference(train.train(cfg).student, trained[1].student) < 1e-6
+
+
 def torchrun(sets, tmp_path, processes):
     command = [
         "-m",
@@ -125,16 +170,21 @@ def torchrun(sets, tmp_path, processes):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("more", "steps", "off"), [("train.dtype=float64", 50, 1e-5), ("train.dtype=fp32", 5, 1e-4)])
+TWO = [("train.dtype=float64 train.baseline=no", 50, 1e-5), ("train.dtype=fp32 train.baseline=yes", 5, 1e-4)]
+
+
+@pytest.mark.parametrize(("more", "steps", "off"), TWO)
 def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, off):
     # SOAP's bases are arbitrary where there is no gradient yet: the last bits of a sum decide there
-    more = f"{more} train.steps={steps} train.baseline=no train.save_every=100 train.optimizer=adam"
+    more = f"{more} train.steps={steps} train.save_every=100 train.optimizer=adam"
     one = train.train(config(labelled, tmp_path / "one", more))
     config(labelled, tmp_path / "two", more)
     torchrun(f"{labelled[1]} {more}", tmp_path / "two", 2)
     assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
     loss = [store.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
-    np.testing.assert_allclose(*loss, rtol=1e-4)
+    np.testing.assert_allclose(*loss, rtol=10 * off)  # in fp32 they part by rounding, on some CPUs soon
+    if one.no_teacher:  # the second training of the same processes
+        assert difference(one.no_teacher, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
 
 
 def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path):
@@ -179,7 +229,15 @@ def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path
     other = student.save(student.build("s"), tmp_path / "other.pth")
     with pytest.raises(store.StoreError, match="teacher was"):
         train.train(config(labelled, tmp_path, f"teacher={other}"))
+    folder = (tmp_path / "labels").resolve()
     (tmp_path / "labels").unlink()
+    shutil.copytree(folder, tmp_path / "labels")
+    shard = next((tmp_path / "labels").glob("train-*"))
+    arrays, meta = store.load_arrays(shard)
+    store.save_arrays(shard, {k: v.copy() for k, v in arrays.items()}, meta | {"teacher": "another"})
+    with pytest.raises(store.StoreError, match=f"{shard.name} was made under.*teacher was .another.*Run step 2 again"):
+        train.train(make("quick", labelled[1], workdir=str(tmp_path)))
+    shutil.rmtree(tmp_path / "labels")
     with pytest.raises(store.StoreError, match="run step 2 first"):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
 
