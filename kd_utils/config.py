@@ -156,7 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.test_side": 1024,
         "degrade.profile": "mixed",
         "label.batch": 32,
-        "loss.perceptual": 0.05,
+        "loss.perceptual": 0.01,  # more costs PSNR and sharpens nothing (docs/LOG.md)
         "train.steps": 30_000,
         "train.batch": 32,
         "eval.limit": 50,
@@ -167,7 +167,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "degrade.profile": "mixed",
         "label.batch": 64,
         "student.size": "l",
-        "loss.perceptual": 0.05,
+        "loss.perceptual": 0.01,  # more costs PSNR and sharpens nothing (docs/LOG.md)
         "train.steps": 300_000,
         "train.batch": 32,
         "train.valid_every": 5000,
