@@ -100,6 +100,7 @@ def out_of_memory(e: BaseException) -> bool:
         "allocate memory",
         "could not create a memory",  # oneDNN, for its buffers
         "could not create a primitive",  # oneDNN, for the code it writes while running
+        "could not execute a primitive",  # oneDNN, for its scratchpad
     )
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e).lower() for s in said)
 

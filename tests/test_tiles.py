@@ -134,6 +134,7 @@ SAID = [
     RuntimeError(ALLOCATOR),
     RuntimeError("could not create a memory object"),
     RuntimeError("could not create a primitive"),
+    RuntimeError("could not execute a primitive"),
     MemoryError(),
 ]
 
