@@ -22,9 +22,6 @@ from .config import ROOT, Config, make
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
 STUDENTS = (Path("student_model.pth"), Path("train", "no_teacher", "student_model.pth"))
-CURVES = tuple(
-    Path("train", n, f) for n in ("student", "no_teacher") for f in ("history.json", "curve.png", "valid.png")
-)
 KEPT = ("torch", "torchvision", "numpy", "ipywidgets")  # Colab's own versions stay
 OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference, nothing runs on it
 
@@ -165,8 +162,10 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
 
 def _restore(cfg: Config) -> None:
     from . import store
+    from .train import NO_TEACHER, SHOWN
 
-    for name in STUDENTS + CURVES:
+    curves = [Path("train", run, name) for run in ("student", NO_TEACHER) for name in SHOWN]
+    for name in [*STUDENTS, *curves]:
         kept = Path(cfg.drive).expanduser() / name
         if kept.is_file() and not cfg.path(name).is_file():
             if name in STUDENTS:

@@ -68,6 +68,10 @@ class LossConfig:
     fraction: float = 0.25  # part of the batch that the perceptual loss sees
     margin: int = 0  # border left out of the loss, in HR/4 pixels (docs/LOG.md: what zero padding costs, and why 0)
 
+    @property
+    def uses_vgg(self) -> bool:
+        return bool(self.perceptual or self.perceptual_gt)
+
 
 @dataclass
 class TrainConfig:
@@ -309,7 +313,11 @@ def check(cfg: Config) -> None:
         if values[key] < 0:
             raise ConfigError(f"{key}={values[key]!r} must not be below 0")
     t = cfg.teacher
-    if t not in TEACHERS + STAND_INS and not t.startswith("https://") and not Path(t).expanduser().is_file():
+    if (
+        t not in TEACHERS + STAND_INS
+        and not t.startswith("https://drive.google.com/")
+        and not Path(t).expanduser().is_file()
+    ):
         near = difflib.get_close_matches(t, TEACHERS + STAND_INS, 1)
         hint = f"did you mean {near[0]!r}?" if near else "check the path"
         raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
@@ -325,9 +333,7 @@ def check(cfg: Config) -> None:
         raise ConfigError(
             f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)"
         )
-    if (
-        cfg.loss.perceptual or cfg.loss.perceptual_gt
-    ) and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
+    if cfg.loss.uses_vgg and not 16 <= cfg.loss.crop <= cfg.data.crop - 8 * cfg.loss.margin:
         raise ConfigError(
             f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, "
             f"{cfg.data.crop - 8 * cfg.loss.margin}"

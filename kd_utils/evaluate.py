@@ -138,7 +138,7 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
 
 def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatures | None:
     """ImageNet's VGG19 where the training had it, else a note: random features may teach, but they cannot judge."""
-    if cfg.loss.vgg == "random" or (cfg.loss.vgg == "imagenet" and not (cfg.loss.perceptual or cfg.loss.perceptual_gt)):
+    if cfg.loss.vgg == "random" or (cfg.loss.vgg == "imagenet" and not cfg.loss.uses_vgg):
         notes.append("The VGG19 distance is left out: it needs ImageNet weights (set loss.vgg to their path).")
         return None
     try:

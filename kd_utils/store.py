@@ -77,7 +77,7 @@ def keep(src: str | Path, dst: str | Path) -> None:
     try:
         copy(src, dst)
     except OSError as e:
-        print(f"NOT KEPT: {dst} cannot be written ({e.strerror}). {src} is whole: copy it by hand.")
+        print(f"NOT KEPT: {dst} cannot be written ({e.strerror or e}). {src} is whole: copy it by hand.")
 
 
 def sha256(source: str | Path | bytes) -> str:

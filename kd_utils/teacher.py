@@ -175,7 +175,9 @@ def label(cfg: Config) -> Labelled:
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
     todo = []
     shards = index["shards"]
-    for entry in tqdm(shards[rank::world], desc="checking labels", unit="shard", delay=3, leave=False):
+    for entry in tqdm(
+        shards[rank::world], desc="checking labels", unit="shard", delay=3, leave=False, disable=rank > 0
+    ):
         path = out / entry["file"]
         try:
             if path.exists() and store.load_arrays(path, verify=True)[1] == want | {"crops_sha256": entry["sha256"]}:

@@ -171,7 +171,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
             print(f"{name}: goes on from step {first}")
     crops = Crops(cfg, index, "train")
     valid = Crops(cfg, index, "valid")
-    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.perceptual or cfg.loss.perceptual_gt else None
+    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
     if vgg is not None and double:
         vgg.double()
     model = (

@@ -17,7 +17,7 @@ from pathlib import Path
 import pipeline
 import pytest
 
-from kd_utils import colab
+from kd_utils import colab, train
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 from kd_utils.run import form_of, numbered
@@ -270,11 +270,12 @@ def test_students_kept_on_drive_come_back(ran, tmp_path, capsys):
     drive = tmp_path / "drive"
     (drive / "train" / "no_teacher").mkdir(parents=True)
     (drive / "train" / "student").mkdir()
-    for name in colab.STUDENTS + colab.CURVES:
+    curves = [Path("train", run, name) for run in ("student", "no_teacher") for name in train.SHOWN]
+    for name in [*colab.STUDENTS, *curves]:
         shutil.copy(ran.workdir / name, drive / name)
     cfg = colab.configure("quick", "train.lr=3e-4", str(tmp_path / "w"), drive, steps=0, teacher="", size="m")
     assert (cfg.train.steps, cfg.teacher, cfg.student.size) == (PRESETS["quick"]["train.steps"], "student_x4_m", "m")
-    for name in colab.STUDENTS + colab.CURVES:
+    for name in [*colab.STUDENTS, *curves]:
         assert cfg.path(name).read_bytes() == (ran.workdir / name).read_bytes()
     assert "student m x4" in capsys.readouterr().out
 
