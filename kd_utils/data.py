@@ -1,15 +1,12 @@
 """Step 1: photos into HR crops and degraded LR crops.
 
-Train, validation and test never share a photo: the split is by photo (by scene for the samples), and a test or
-validation photo whose bytes are also among the training photos is taken out of training. Where a crop lies and how it
-is degraded depend on (seed, photo, number of the crop) alone.
+Where a crop lies and how it is degraded depend on (seed, photo, number of the crop) alone.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,49 +21,15 @@ import torch
 from tqdm.auto import tqdm
 
 from . import device as dev
-from . import images, sources, store
+from . import images, store
 from .config import Config, to_dict
 from .degrade import degrade
 from .metrics import luma
+from .photos import DataError, Photo, split
 
-# The colour photos inside scikit-image, by split; motorcycle left and right are one scene.
-SAMPLES = {
-    "train": (
-        "astronaut.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "retina.jpg",
-    ),
-    "valid": ("rocket.jpg",),
-    "test": ("chelsea.png", "coffee.png"),
-}
 CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
 DRAWS = 4  # positions tried per crop wanted, before a photo is taken as too flat or dark for more
 SHARD = 256  # crops in a shard, about
-
-
-class DataError(ValueError):
-    """No photos, too few, or unusable ones; the message names the folder and the remedy."""
-
-
-@dataclass(frozen=True)
-class Photo:
-    name: str  # unique within its source
-    file: Path  # the photo, or the zip that holds it
-    member: str = ""
-    sha256: str = ""
-
-    def bytes(self) -> bytes:
-        if not self.member:
-            return self.file.read_bytes()
-        with zipfile.ZipFile(self.file) as z:
-            return z.read(self.member)
-
-    def pixels(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
-        return images.read_rgb(self.bytes(), self.name)
 
 
 @dataclass
@@ -83,70 +46,6 @@ class Pair:
     name: str
     hr: np.ndarray  # uint8 (H, W, 3) RGB
     lr: np.ndarray  # uint8 (H/scale, W/scale, 3)
-
-
-def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
-    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError, which names the `key`."""
-    path = Path(where).expanduser()
-    if path.is_dir():
-        found = [Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path)]
-    elif path.is_file():
-        try:
-            with zipfile.ZipFile(path) as z:
-                names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and "__MACOSX" not in n]
-        except zipfile.BadZipFile as e:
-            raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
-        found = [Photo(n, path, n) for n in sorted(names)]
-    else:
-        raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
-    if not found:
-        raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
-    return found
-
-
-def _hashed(photos: list[Photo], what: str) -> list[Photo]:
-    bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=None if len(photos) < 50 else False, leave=False)
-    return [Photo(p.name, p.file, p.member, store.sha256(p.bytes())) for p in bar]
-
-
-def split(cfg: Config) -> dict[str, list[Photo]]:
-    """The photos of each split, hashed. Which photos a folder or zip holds out is by the hash of (seed, photo), so
-    that adding photos moves no others from split to split."""
-    d = cfg.data
-    if d.photos == "samples":
-        import skimage
-
-        folder = Path(skimage.__file__).parent / "data"
-        parts = {s: _hashed([Photo(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
-        if d.test_photos:
-            parts["test"] = _hashed(find_photos(d.test_photos, "data.test_photos"), "test photos")
-    else:
-        zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
-        train_from, test_from = [str(sources.fetch(n)) for n in zips] if zips else (d.photos, "")
-        pool = _hashed(find_photos(train_from), "photos")
-        test_from = d.test_photos or test_from
-        pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
-        parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
-        for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):
-            if part not in parts:
-                parts[part], pool = pool[:count], pool[count:]
-        parts["train"] = sorted(pool, key=lambda p: p.name)
-    held = {p.sha256 for p in parts["test"]}
-    parts["valid"] = [p for p in parts["valid"] if p.sha256 not in held]
-    held |= {p.sha256 for p in parts["valid"]}
-    unseen = [p for p in parts["train"] if p.sha256 not in held]
-    if len(unseen) < len(parts["train"]):
-        twice = len(parts["train"]) - len(unseen)
-        print(f"{twice} training photos are also test or validation photos: left out of training")
-    parts["train"] = unseen[: d.limit or None]
-    for part, photos in parts.items():
-        if not photos:
-            total = sum(map(len, parts.values()))
-            raise DataError(
-                f"no {part} photos: data.photos={d.photos!r} has {total}; it takes more than data.valid_count="
-                f"{d.valid_count} + data.test_count={d.test_count}: lower these or add photos"
-            )
-    return parts
 
 
 def choose(

@@ -20,14 +20,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import checkpoint, data, losses, metrics, optim, show, store, student, teacher
+from . import checkpoint, data, losses, optim, store, student, teacher
 from . import device as dev
 from .config import Config, filled, to_dict
 from .feed import Crops, draw
-from .tensors import to_tensor, to_uint8
+from .validate import SHOWN, Watch, validate
 
 NO_TEACHER = "no_teacher"
-SHOWN = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
 
 
 class TrainError(RuntimeError):
@@ -40,15 +39,6 @@ class Trained:
     no_teacher: Path | None
     history: Path  # of the student
     curve: Path
-
-
-@dataclass
-class Watch:
-    """What a notebook is shown at each validation."""
-
-    name: str
-    history: dict[str, Any]
-    pictures: list[tuple[str, np.ndarray]]
 
 
 def rate(t: Any, step: int) -> float:
@@ -237,7 +227,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                     for key, value in (("step", done), ("loss", mean), ("lr", rate(t, step))):
                         history[key].append(value)
                 if place.rank == 0 and (done % t.valid_every == 0 or done == t.steps):
-                    _validate(cfg, name, ema, valid, device, done, history, watch)
+                    validate(cfg, name, ema, valid, device, done, history, watch)
                 # only where the loss was just looked at: what is saved is known to be good
                 if (done % every == 0 and done // t.save_every > (done - every) // t.save_every) or done == t.steps:
                     save(done)
@@ -249,7 +239,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     if place.rank == 0:
         if first == t.steps:  # lost between its last checkpoint and this: its curve and pictures once more
             history["valid"].pop()
-            _validate(cfg, name, ema, valid, device, first, history, watch)
+            validate(cfg, name, ema, valid, device, first, history, watch)
         student.save(
             ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
         )
@@ -298,38 +288,3 @@ def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spot
 @torch.no_grad()
 def _follow(ema: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-
-
-@torch.inference_mode()
-def _validate(
-    cfg: Config,
-    name: str,
-    ema: student.Student,
-    valid: Crops,
-    device: torch.device,
-    step: int,
-    history: dict[str, Any],
-    watch: Callable[[Watch], None] | None,
-) -> None:
-    """Scores of the EMA student on the validation crops (mean PSNR on Y, border = scale), and pictures of a few."""
-    net = student.fuse(ema).float().to(device)
-    ids = np.arange(len(valid))
-    lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
-    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16], device))) for i in range(0, len(ids), 16)])
-    border = max(cfg.scale, 4 * cfg.loss.margin)
-    scores = {
-        key: float(np.mean([min(metrics.psnr(a, b, border, y=True), 100.0) for a, b in zip(out, ref, strict=True)]))
-        for key, ref in (("psnr_y_teacher", label), ("psnr_y", hr))
-    }
-    history["valid"].append({"step": step} | scores)
-    pictures = [
-        (f"{title} {i}", batch[i])
-        for i in range(0, len(ids), max(1, len(ids) // 3))
-        for title, batch in (("LR", lr), ("student", out), ("teacher", label), ("original", hr))
-    ][:12]
-    folder = cfg.path("train", name)
-    store.write_json(folder / "history.json", history)
-    store.write_png(folder / "curve.png", show.curve(history))
-    store.write_png(folder / "valid.png", show.grid(pictures, columns=4))
-    if watch:
-        watch(Watch(name, history, pictures))

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from kd_utils import data, store
+from kd_utils import data, photos, store
 from kd_utils.config import make
-from kd_utils.data import DataError
+from kd_utils.photos import DataError
 
 SMALL = "data.crop=64 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=96 loss.crop=16"
 
@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def config(tmp_path, photos="samples", more=""):
-    return make("quick", f"{SMALL} {more}", workdir=str(tmp_path), **{"data.photos": str(photos)})
+def config(tmp_path, where="samples", more=""):
+    return make("quick", f"{SMALL} {more}", workdir=str(tmp_path), **{"data.photos": str(where)})
 
 
 def files(folder):
@@ -45,8 +45,8 @@ def test_samples_are_whole_scenes_apart(tmp_path):
     made = data.prepare(cfg)
     assert made.photos == {"train": 6, "valid": 1, "test": 2}
     assert made.crops == {"train": 24, "valid": 2, "test": 2}
-    sides = [n for names in data.SAMPLES.values() for n in names if n.startswith("motorcycle")]
-    assert len(sides) == 2 and set(sides) <= set(data.SAMPLES["train"])
+    sides = [n for names in photos.SAMPLES.values() for n in names if n.startswith("motorcycle")]
+    assert len(sides) == 2 and set(sides) <= set(photos.SAMPLES["train"])
     pair = data.test_pairs(cfg)[0]
     assert pair.hr.shape == (96, 96, 3) and pair.lr.shape == (24, 24, 3)
     arrays, _ = store.load_arrays(tmp_path / "crops" / "train-00000.safetensors")
@@ -72,13 +72,13 @@ def test_a_folder_and_its_zip_give_the_same_crops(tmp_path, folder):
 
 def test_adding_a_photo_moves_no_other_between_splits(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=2"
-    before = data.split(config(tmp_path, folder, more))
+    before = photos.split(config(tmp_path, folder, more))
     last = before["train"][-1]
     with zipfile.ZipFile(tmp_path / "fewer.zip", "w") as z:
         for p in sorted(folder.rglob("*.png")):
             if p.relative_to(folder).as_posix() != last.name:
                 z.write(p, p.relative_to(folder))
-    after = data.split(config(tmp_path, tmp_path / "fewer.zip", more))
+    after = photos.split(config(tmp_path, tmp_path / "fewer.zip", more))
     for part in ("valid", "test"):
         assert [p.sha256 for p in before[part]] == [p.sha256 for p in after[part]]
 
@@ -87,7 +87,7 @@ def test_a_test_photo_that_is_also_a_training_photo_leaves_training(tmp_path, fo
     test = tmp_path / "test"
     test.mkdir()
     (test / "renamed.png").write_bytes((folder / "set0" / "00.png").read_bytes())
-    parts = data.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={test}"))
+    parts = photos.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={test}"))
     assert len(parts["train"]) == 9 and len(parts["test"]) == 1
     assert "1 training photos are also test" in capsys.readouterr().out
 
@@ -154,13 +154,13 @@ def test_other_scales(tmp_path, scale):
 def test_errors_name_the_remedy(tmp_path, folder, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "fake.zip").write_text("no zip")
-    for photos, message in (
+    for where, message in (
         (tmp_path / "none", "does not exist"),
         (tmp_path / "empty", "holds no photos"),
         (tmp_path / "fake.zip", "neither a folder nor a zip"),
     ):
         with pytest.raises(DataError, match=message):
-            data.prepare(config(tmp_path, photos))
+            data.prepare(config(tmp_path, where))
     with pytest.raises(DataError, match="no train photos.*lower these or add photos"):
         data.prepare(config(tmp_path, folder, "data.valid_count=6 data.test_count=6"))
     with pytest.raises(DataError, match="smaller than data.crop=512"):
@@ -180,7 +180,7 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
     cv2.imwrite(str(bad / "07.png"), np.full((128, 160, 3), 200, np.uint8))
     for seed in range(200):
         cfg = config(tmp_path / "u", bad, f"data.valid_count=1 data.test_count=1 seed={seed}")
-        if data.split(cfg)["valid"][0].name == "07.png":
+        if photos.split(cfg)["valid"][0].name == "07.png":
             break
     with pytest.raises(DataError, match=r"no validation crops: each of its 1 photos \(07.png\) .* or flat or dark"):
         data.prepare(cfg)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from kd_utils import degrade as dg
+from kd_utils import kernels
 
 ANISO = (1.3, 0.6, 0.7)  # sigma_x, sigma_y, theta
 
@@ -46,11 +47,11 @@ def flat(value: float, side: int = 128) -> torch.Tensor:
 # against it where it cannot be installed too.
 PLACES = [(0, 0), (0, 1), (-1, 0), (-1, 2)]  # and the two upper corners
 REFERENCE = [
-    (dg.gaussian(7, *ANISO), [0.2042035, 0.09650871, 0.08014632, 0.00046378, 0.00086117, 0.0]),
-    (dg.generalized(7, *ANISO, 0.55), [0.09179437, 0.04914984, 0.0453298, 0.01271383, 0.01423762, 0.00126333]),
-    (dg.plateau(7, *ANISO, 1.8), [0.25890719, 0.08427494, 0.06334915, 0.00284776, 0.00344586, 0.00022861]),
-    (dg.sinc(7, 1.9), [0.37895391, 0.23182289, 0.23182289, -0.02766229, 0.02283341, 0.02283341]),
-    (dg.sinc(21, 0.8), [0.04679202, 0.04314716, 0.04314716, 0.0304109, -0.00178265, -0.00178265]),
+    (kernels.gaussian(7, *ANISO), [0.2042035, 0.09650871, 0.08014632, 0.00046378, 0.00086117, 0.0]),
+    (kernels.generalized(7, *ANISO, 0.55), [0.09179437, 0.04914984, 0.0453298, 0.01271383, 0.01423762, 0.00126333]),
+    (kernels.plateau(7, *ANISO, 1.8), [0.25890719, 0.08427494, 0.06334915, 0.00284776, 0.00344586, 0.00022861]),
+    (kernels.sinc(7, 1.9), [0.37895391, 0.23182289, 0.23182289, -0.02766229, 0.02283341, 0.02283341]),
+    (kernels.sinc(21, 0.8), [0.04679202, 0.04314716, 0.04314716, 0.0304109, -0.00178265, -0.00178265]),
 ]
 
 
@@ -70,14 +71,17 @@ def test_kernels_equal_basicsr(official):
             sx, sy, theta = rng.uniform(0.2, 3), rng.uniform(0.2, 3), rng.uniform(-math.pi, math.pi)
             beta, cutoff = rng.uniform(0.5, 4), rng.uniform(math.pi / 5, math.pi)
             pairs = [
-                (dg.gaussian(k, sx, sy, theta), ref.bivariate_Gaussian(k, sx, sy, theta, isotropic=False)),
-                (dg.gaussian(k, sx, sx, 0.0), ref.bivariate_Gaussian(k, sx, sx, 0.0, isotropic=True)),
+                (kernels.gaussian(k, sx, sy, theta), ref.bivariate_Gaussian(k, sx, sy, theta, isotropic=False)),
+                (kernels.gaussian(k, sx, sx, 0.0), ref.bivariate_Gaussian(k, sx, sx, 0.0, isotropic=True)),
                 (
-                    dg.generalized(k, sx, sy, theta, beta),
+                    kernels.generalized(k, sx, sy, theta, beta),
                     ref.bivariate_generalized_Gaussian(k, sx, sy, theta, beta, isotropic=False),
                 ),
-                (dg.plateau(k, sx, sy, theta, beta), ref.bivariate_plateau(k, sx, sy, theta, beta, isotropic=False)),
-                (dg.sinc(k, cutoff), ref.circular_lowpass_kernel(cutoff, k)),
+                (
+                    kernels.plateau(k, sx, sy, theta, beta),
+                    ref.bivariate_plateau(k, sx, sy, theta, beta, isotropic=False),
+                ),
+                (kernels.sinc(k, cutoff), ref.circular_lowpass_kernel(cutoff, k)),
             ]
             for ours, theirs in pairs:
                 np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -87,7 +91,7 @@ def test_blur_equals_basicsr(official):
     from basicsr.utils.img_process_util import filter2D
 
     x = dg._from_array(photo(40, 56))
-    for kernel in (dg.gaussian(21, 1.5, 1.5, 0.0), dg.gaussian(13, *ANISO), dg.sinc(7, 2.0)):
+    for kernel in (kernels.gaussian(21, 1.5, 1.5, 0.0), kernels.gaussian(13, *ANISO), kernels.sinc(7, 2.0)):
         theirs = filter2D(x, torch.from_numpy(kernel).float()[None])
         torch.testing.assert_close(dg.apply(dg.Blur(kernel, ""), x), theirs, atol=1e-6, rtol=0)
 
@@ -101,7 +105,7 @@ def test_every_drawn_kernel_is_odd_and_sums_to_one():
 
 
 def test_blur_keeps_a_flat_picture_and_serves_pictures_smaller_than_the_kernel():
-    for kernel in (dg.gaussian(21, 3.0, 3.0, 0.0), dg.generalized(21, *ANISO, 0.6), dg.sinc(21, 0.8)):
+    for kernel in (kernels.gaussian(21, 3.0, 3.0, 0.0), kernels.generalized(21, *ANISO, 0.6), kernels.sinc(21, 0.8)):
         for side in (1, 3, 40):
             torch.testing.assert_close(dg.apply(dg.Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
 

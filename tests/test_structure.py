@@ -9,10 +9,23 @@ import pytest
 from kd_utils.config import ROOT
 
 FLOORS = [
-    {"config", "device", "sources", "images", "store", "tensors", "encode", "colour"},
-    {"degrade", "student", "losses", "metrics", "tiles", "checkpoint", "show", "report", "optim", "feed"},
+    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour"},
+    {
+        "kernels",
+        "degrade",
+        "student",
+        "losses",
+        "metrics",
+        "tiles",
+        "checkpoint",
+        "show",
+        "report",
+        "optim",
+        "feed",
+        "photos",
+    },
     {"teacher", "data", "export"},
-    {"train", "evaluate", "sharpen"},
+    {"train", "validate", "evaluate", "sharpen"},
     {"colab"},
     {"run", "__main__"},
 ]
