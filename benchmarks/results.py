@@ -33,6 +33,7 @@ X4 = {
     "student s": "student_x4_s.pth",
     "student m": "student_x4_m.pth",
     "student l": "student_x4_l.pth",
+    "s, same steps": "before/student_x4_s_2.pth",  # as many as the next, which shows what the teacher brings
     "s, no teacher": "student_x4_s_no_teacher.pth",
 }
 SCORES = {  # key -> title, digits

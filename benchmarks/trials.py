@@ -1,8 +1,9 @@
 """Trials of training choices: python -m benchmarks.trials FILE.toml [NAME ...] --workdir DIR [--set ...]
 
 Each trial of the file is a set of overrides on the common ones; it trains in DIR/trials/NAME on the crops and labels of
-DIR, which are made first. Writes DIR/trials/trials.md: what each changes, what it cost, and the scores of the EMA
-student on the validation crops. A trial that was done is not done again: two processes can share the work by NAME.
+DIR, which are made first, unless it changes what these depend on. Writes DIR/trials/trials.md: what each changes, what
+it cost, and the scores of the EMA student on the common validation crops, to the common teacher. A trial that was done
+is not done again: two processes can share the work by NAME.
 """
 
 from __future__ import annotations
@@ -21,31 +22,34 @@ import torch
 from kd_utils import config, data, feed, losses, metrics, store, student, teacher, train
 from kd_utils.tensors import to_tensor, to_uint8
 
+OWN = {"crops": ("data.", "degrade."), "labels": ("data.", "degrade.", "label.", "teacher")}  # what asks for its own
 
-def run(cfg: config.Config, folder: Path, own_crops: bool, vgg: losses.VGGFeatures | None) -> dict[str, Any]:
-    """Train `cfg` in `folder`, on the crops and labels of ``cfg.workdir`` or on its own; what it cost, its scores."""
+
+def run(
+    cfg: config.Config, folder: Path, common: config.Config, changed: list[str], vgg: losses.VGGFeatures | None
+) -> dict[str, Any]:
+    """Train `cfg` in `folder`, on the crops and labels of `common` where it `changed` nothing of theirs; its scores."""
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "trial.json"
     if done.is_file():
         return store.read_json(done)
     here = replace(cfg, workdir=str(folder))
-    if own_crops:
-        data.prepare(here)
-        teacher.label(here)
-    for name in ("crops", "labels"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to(os.path.relpath(cfg.path(name), folder))
+    for name, keys in OWN.items():
+        if any(key.startswith(keys) for key in changed):
+            {"crops": data.prepare, "labels": teacher.label}[name](here)
+        elif not (folder / name).exists():
+            (folder / name).symlink_to(os.path.relpath(common.path(name), folder))
     start = time.process_time()
     out = train.train(here)
     cost = {"cpu_s": time.process_time() - start, "steps": cfg.train.steps}
     net = student.load(out.student)
-    store.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(here, net, vgg))
+    store.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(common, net, vgg))
     return store.read_json(done)
 
 
 @torch.inference_mode()
 def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
-    """Means over the validation crops; the VGG19 distance to the original over every fourth of them (it is slow)."""
+    """Means over the validation crops of `cfg`; VGG19 distance to the original, over every fourth of them (it is slow)."""
     valid = feed.Crops(cfg, data.read_index(cfg), "valid")
     ids = np.arange(len(valid))
     lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
@@ -71,8 +75,8 @@ def main(argv: list[str] | None = None) -> None:
 
     def make(changes: dict) -> config.Config:
         cfg = config.make(spec["preset"], spec["common"] | {"workdir": args.workdir})
-        config.override(cfg, changes)
-        return config.override(cfg, args.set)
+        config.override(cfg, args.set)
+        return config.override(cfg, changes)
 
     common = make({})
     data.prepare(common)
@@ -82,8 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         print("The VGG19 distance is left out: set loss.vgg to the path of ImageNet weights.")
     folder = Path(args.workdir) / "trials"
     for name, changes in trials.items():
-        own = any(key.startswith(("data.", "degrade.", "label.")) for key in changes)
-        print(f"trial {name}: {changes}\n{run(make(changes), folder / name, own, vgg)}", flush=True)
+        print(f"trial {name}: {changes}\n{run(make(changes), folder / name, common, list(changes), vgg)}", flush=True)
     lines = [
         "| trial | changes | GMAC | steps | CPU s | PSNR-Y, SSIM-Y to the teacher | to the original | VGG19 |",
         "|---|---|---|---|---|---|---|---|",

@@ -114,14 +114,16 @@ def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_p
     file.write_text(
         "\n".join(['preset = "colab"', "[common]", *lines, "[trials]", "base = {}"])
         + '\nadam = { "train.optimizer" = "adam" }\nfewer = { "data.limit" = 1 }\n'
+        + 'chain = { "teacher" = "student_x4_s" }\n'
     )
     call = [str(file), "--workdir", str(tmp_path / "w"), "--set", f"teacher={teacher}"]
     trials.main(call)
     folder = tmp_path / "w" / "trials"
     assert (folder / "adam" / "crops").is_symlink() and not (folder / "fewer" / "crops").is_symlink()
+    assert (folder / "chain" / "crops").is_symlink() and not (folder / "chain" / "labels").is_symlink()
     rows = (folder / "trials.md").read_text().splitlines()[2:]
-    assert [r.split(" | ")[0] for r in rows] == ["| base", "| adam", "| fewer"]
-    assert len({r.split(" | ")[5] for r in rows}) == 3, "each trial is another training"
+    assert [r.split(" | ")[0] for r in rows] == ["| base", "| adam", "| fewer", "| chain"]
+    assert len({r.split(" | ")[5] for r in rows}) == 4, "each trial is another training"
     made = (folder / "base" / "trial.json").stat().st_mtime_ns
     trials.main(call)
     assert (folder / "base" / "trial.json").stat().st_mtime_ns == made
