@@ -49,7 +49,7 @@ def run(
 
 @torch.inference_mode()
 def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
-    """Means over the validation crops of `cfg`; VGG19 distance to the original, over every fourth of them (it is slow)."""
+    """Means over the validation crops of `cfg`; the VGG19 distance to the original over every fourth (it is slow)."""
     valid = feed.Crops(cfg, data.read_index(cfg), "valid")
     ids = np.arange(len(valid))
     lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
