@@ -24,7 +24,8 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from .colab import FORM
-from .config import ROOT, make, unknown_key
+from .config import ROOT, make
+from .overrides import unknown_key
 
 NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
