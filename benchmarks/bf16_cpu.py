@@ -8,14 +8,12 @@ matrix units, one with AVX512_BF16 has dot products; one with neither may be slo
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from skimage import data
 
-from kd_utils import losses, metrics, optim, student, teacher
+from kd_utils import losses, metrics, optim, student, teacher, timing
 from kd_utils.tensors import bicubic, to_tensor, to_uint8
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -26,18 +24,6 @@ def inputs(batch: int) -> torch.Tensor:
     small = bicubic(to_tensor(data.astronaut()[None]), (128, 128)).clamp(0, 1)
     x = torch.cat([small[..., i : i + 64, 8 * i % 64 : 8 * i % 64 + 64] for i in range(0, 8 * batch, 8)])
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def by_turns(jobs: dict[str, Callable[[], object]], turns: int, batch: int) -> dict[str, float]:
-    """Median milliseconds a crop of each job; the first turn warms up."""
-    took: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(turns + 1):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            if turn:
-                took[name].append(1000 * (time.perf_counter() - start) / batch)
-    return {name: statistics.median(v) for name, v in took.items()}
 
 
 def step(size: str, dtype: torch.dtype, x: torch.Tensor) -> Callable[[], None]:
@@ -78,7 +64,7 @@ def main() -> None:
     rows = {"labels": {k: lambda d=d: label(d) for k, d in KINDS.items()}}
     rows |= {f"a step of {size}": {k: step(size, d, x) for k, d in KINDS.items()} for size in "sml"}
     for name, jobs in rows.items():
-        ms = by_turns(jobs, args.turns, args.batch)
+        ms = {kind: took / args.batch for kind, took in timing.by_turns(jobs, args.turns).items()}
         print(f"| {name} | {ms['fp32']:.1f} | {ms['bf16']:.1f} | {ms['fp32'] / ms['bf16']:.1f} |")
 
 

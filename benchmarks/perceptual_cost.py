@@ -1,6 +1,6 @@
 """What the perceptual term costs beside the student's own training step.
 
-    python benchmarks/perceptual_cost.py [--size s] [--batch 16] [--side-lr 64] [--threads N] [--vgg random]
+    python -m benchmarks.perceptual_cost [--size s] [--batch 16] [--side-lr 64] [--threads N] [--vgg random]
 
 The steps with and without the term alternate in one run, so that a busy machine slows all of them alike; medians.
 """
@@ -8,16 +8,12 @@ The steps with and without the term alternate in one run, so that a busy machine
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from kd_utils import device, losses, student
+from kd_utils import device, losses, student, timing
 
 
 def main() -> None:
@@ -43,8 +39,7 @@ def main() -> None:
     target = torch.rand(args.batch, 3, large, large, device=where)
     rng = np.random.default_rng(0)
 
-    def step(side: int, fraction: float) -> float:
-        start = time.perf_counter()
+    def step(side: int, fraction: float) -> None:
         with torch.autocast(where.type, amp.dtype, enabled=amp.dtype != torch.float32):
             pred = net(lr)
             loss = losses.l1(pred, target)
@@ -56,21 +51,19 @@ def main() -> None:
         adam.zero_grad(set_to_none=True)
         if where.type == "cuda":
             torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start)
 
-    cases = [(0, 0.0), (32, 0.25), (64, 0.25), (64, 1.0)]
-    times: dict[tuple[int, float], list[float]] = {case: [] for case in cases}
-    for repeat in range(args.repeats + 2):
-        for case in cases:
-            ms = step(*case)
-            if repeat >= 2:  # the first two warm up
-                times[case].append(ms)
-    own = statistics.median(times[cases[0]])
+    cases = {
+        f"with the term on {fraction:.0%} of the batch at {side} px" if side else "the student's own step": (
+            side,
+            fraction,
+        )
+        for side, fraction in [(0, 0.0), (32, 0.25), (64, 0.25), (64, 1.0)]
+    }
+    times = timing.by_turns({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
+    own = times["the student's own step"]
     print(f"student {args.size}, expand {args.expand}, batch {args.batch} of {small}x{small}", end=", ")
     print(f"{where}, {amp.dtype}, {args.threads} threads")
-    for (side, fraction), values in times.items():
-        ms = statistics.median(values)
-        what = f"with the term on {fraction:.0%} of the batch at {side} px" if side else "the student's own step"
+    for what, ms in times.items():
         print(f"{what:50} {ms:8.1f} ms   the term: {(ms - own) / own:5.2f} of the student's own step")
 
 

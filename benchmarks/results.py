@@ -10,10 +10,9 @@ between its markers, and with --panels pictures of all models (photos of others 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils import data, images, losses, metrics, sharpen, show, store, student, teacher, tiles
+from kd_utils import data, images, losses, metrics, sharpen, show, store, student, teacher, tiles, timing
 from kd_utils.config import ROOT
 from kd_utils.degrade import degrade
 from kd_utils.tensors import bicubic, to_tensor, to_uint8
@@ -91,7 +90,7 @@ def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
         y, x = (hr.shape[0] - h) // 2, (hr.shape[1] - w) // 2
         hr = np.ascontiguousarray(hr[y : y + h, x : x + w])
         seed = int(store.digest(["results", store.sha256(path)]), 16) >> 2
-        lr = DEGRADATIONS[scale][degradation](hr, seed % 2**62)
+        lr = DEGRADATIONS[scale][degradation](hr, seed)
         found.append(Case(path.stem, store.digest([store.sha256(hr.tobytes()), store.sha256(lr.tobytes())]), hr, lr))
     return found
 
@@ -153,16 +152,10 @@ def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, d
     """Parameters, GMAC and milliseconds for an output of 1024 x 1024, by turns in one run; medians."""
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     quick = {m.name: sharpen._torch(m.net, torch.device("cpu")) if m.net else m.run for m in models}
-    took: dict[str, list[float]] = {m.name: [] for m in models}
-    for turn in tqdm(range(turns + 1), desc="timing", unit="turn"):
-        for m in models:
-            start = time.perf_counter()
-            quick[m.name](x)
-            if turn:
-                took[m.name].append(1000 * (time.perf_counter() - start))
+    took = timing.by_turns({name: partial(run, x) for name, run in quick.items()}, turns)
     out = {}
     for m in models:
-        out[m.name] = {"ms": statistics.median(took[m.name]) * (1024 / (side * scale)) ** 2}
+        out[m.name] = {"ms": took[m.name] * (1024 / (side * scale)) ** 2}
         if m.net:
             out[m.name] |= {"params": student.params(m.net), "gmac": student.gmac(m.net, scale)}
     return out

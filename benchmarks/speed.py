@@ -1,6 +1,6 @@
 """Seconds for a megapixel of output: the student in PyTorch and onnxruntime, and the teachers' architectures.
 
-    python benchmarks/speed.py [--model PATH] [--side 192] [--repeats 7] [--threads N]
+    python -m benchmarks.speed [--model PATH] [--side 192] [--repeats 7] [--threads N]
 
 All take turns, round after round, so that a busy machine slows them alike; medians. The architectures have random
 weights: speed does not depend on them. CPU only: there the choice of sharpen's default engine is made.
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from kd_utils import config, export, sharpen, student
+from kd_utils import config, export, sharpen, student, timing
 
 
 def rrdbnet(blocks: int) -> nn.Module:
@@ -60,19 +59,14 @@ def main() -> None:
     if not args.no_rrdbnet:
         teacher = rrdbnet(6)
         runs["RRDBNet 64/6 (anime_6B), PyTorch channels_last"] = (teacher, sharpen._torch(teacher, cpu))
-    times: dict[str, list[float]] = {label: [] for label in runs}
     with torch.inference_mode():
-        for i in range(args.repeats + 1):
-            for label, (of, run) in runs.items():
-                start = time.perf_counter()
-                run(x if of is net else small)
-                if i:  # the first round warms up
-                    times[label].append(time.perf_counter() - start)
+        jobs = {label: partial(run, x if of is net else small) for label, (of, run) in runs.items()}
+        times = timing.by_turns(jobs, args.repeats)
     base = None
     print(f"{args.threads} threads, torch {torch.__version__}, output {args.side * 4} x {args.side * 4}")
     print("| network and engine | s/MP | slower | GMAC per 1024x1024 |\n|---|---|---|---|")
     for label, (of, _) in runs.items():
-        seconds = statistics.median(times[label]) / ((args.side * 4) ** 2 / 1e6)
+        seconds = times[label] / 1000 / ((args.side * 4) ** 2 / 1e6)
         base = base or seconds
         print(f"| {label} | {seconds:.3f} | {seconds / base:.2f}x | {student.gmac(of, getattr(of, 'scale', 4)):.1f} |")
 

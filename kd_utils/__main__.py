@@ -87,6 +87,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
 def _settings(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     """(preset, workdir, key=value ...): a recipe first, the command line over it."""
     recipe = read_recipe(Path(args.config)) if args.config else {}
+    if "before" in recipe:
+        raise ConfigError(
+            f"--config {args.config} begins with the student of {recipe['before']!r}: `python -m benchmarks.ship "
+            f"{args.config}` makes both; or take that line out and name a student by --set train.init=FILE"
+        )
     preset = args.preset or recipe.pop("preset", "quick")
     workdir = args.workdir or recipe.pop("workdir", "workdir")
     recipe = {k: v for k, v in recipe.items() if k not in ("preset", "workdir")}

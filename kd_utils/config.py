@@ -272,5 +272,9 @@ def shipped(name: str) -> Path:
     """The path of a student that comes with the project (assets/weights), such as ``student_x4_m.pth``."""
     path = ROOT / "assets" / "weights" / name
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: restore it with `git checkout assets/weights`, or name another model")
+        there = ", ".join(p.name for p in sorted(path.parent.glob("student_*.pth"))) or "none"
+        raise ConfigError(
+            f"no {name} among the students that ship (there: {there}): name another or the path of a file, or restore "
+            "it with `git checkout assets/weights`"
+        )
     return path

@@ -72,24 +72,24 @@ def choose(
 def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
     """HR (n, crop, crop, 3) and LR (n, crop/scale, crop/scale, 3) of one photo, and how many positions were refused."""
     side, s = cfg.data.crop, cfg.scale
+    none = [np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)]
     try:
         pixels = photo.pixels()
     except images.ImageError as e:
         print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
-        pixels = np.empty((0, 0, 3), np.uint8)
+        return *none, 0
     if min(pixels.shape[:2]) < side:
-        return *(np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)), 0
+        return *none, 0
     rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
     corners, refused = choose(pixels, side, want, rng, cfg.data)
     seeds = [int(v) for v in rng.integers(2**62, size=want)][: len(corners)]
     padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
-    wide = side + 2 * CONTEXT
-    hr = [padded[y : y + wide, x : x + wide] for y, x in corners]
-    lr = [degrade(np.stack(hr[i : i + 16]), seeds[i : i + 16], s, cfg.degrade.profile) for i in range(0, len(hr), 16)]
     c, cl = slice(CONTEXT, CONTEXT + side), slice(CONTEXT // s, (CONTEXT + side) // s)
-    if not hr:
-        return *(np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)), refused
-    return np.stack(hr)[:, c, c], np.concatenate(lr)[:, cl, cl], refused
+    hr, lr = (np.empty((len(corners), *a.shape[1:]), np.uint8) for a in none)
+    for i, ((y, x), seed) in enumerate(zip(corners, seeds, strict=True)):
+        wide = padded[y : y + side + 2 * CONTEXT, x : x + side + 2 * CONTEXT]
+        hr[i], lr[i] = wide[c, c], degrade(wide[None], [seed], s, cfg.degrade.profile)[0, cl, cl]
+    return hr, lr, refused
 
 
 def test_pair(photo: Photo, cfg: Config) -> Pair:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles
+from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles, timing
 from . import device as dev
 from .config import Config
 from .tensors import bicubic, to_tensor, to_uint8
@@ -88,7 +89,7 @@ def evaluate(cfg: Config) -> Evaluated:
                 images = {"input": pair.lr} | images | {"original": pair.hr}
                 shown.append(_panel(cfg, len(shown), pair.name, images, scores))
 
-    costs, timing = _costs(cfg, runs, teach, device)
+    costs, timed = _costs(cfg, runs, teach, device)
     result = {
         "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
         "protocol": {
@@ -98,7 +99,7 @@ def evaluate(cfg: Config) -> Evaluated:
             "photos": [pair.name for pair in pairs],
             "photos_trained_on": {s: len(p) for s, p in index["provenance"]["photos"].items() if s != "test"},
             "vgg": f"{vgg.name}, central {VGG_SIDE}x{VGG_SIDE} at most" if vgg else None,
-            "timing": timing,
+            "timing": timed,
         },
         "models": {row: _mean([p["models"].get(row, {}) for p in per_photo]) | costs[row] for row in report.ROWS},
         "per_photo": per_photo,
@@ -224,8 +225,7 @@ def _costs(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Parameters, GMAC for a 1024x1024 output and milliseconds an output megapixel of each row, and how it was timed.
 
-    The rows take turns in one run, so that a busy machine slows all alike; medians. The student without a teacher is
-    the student's own network: it is not timed again.
+    The student without a teacher is the student's own network: it is not timed again.
     """
     side = max(4, cfg.eval.time_side // 4 * 4)
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -235,19 +235,16 @@ def _costs(
         "teacher": lambda: teacher.target(teach, x, cfg.scale, cfg.label.input_scale),
     }
     half = dev.half(device)
-    took: dict[str, list[float]] = {row: [] for row in runs}
-    for turn in tqdm(range(cfg.eval.time_repeats + 1), desc="timing", unit="turn"):
-        for row, run in runs.items():
-            start = time.perf_counter()
-            with torch.autocast(device.type, half, enabled=half != torch.float32):
-                y = run()
-            y[0, 0, 0, 0].item()  # waits for the device
-            if turn:  # the first turn warms up
-                took[row].append(1000 * (time.perf_counter() - start))
+
+    def waited(run: Callable[[], Tensor]) -> None:
+        with torch.autocast(device.type, half, enabled=half != torch.float32):
+            run()[0, 0, 0, 0].item()  # waits for the device
+
+    took = timing.by_turns({row: partial(waited, run) for row, run in runs.items()}, cfg.eval.time_repeats)
     megapixels = (side * cfg.scale) ** 2 / 1e6
     costs: dict[str, dict[str, Any]] = {row: dict.fromkeys(report.COSTS) for row in report.ROWS}
-    for row, times in took.items():
-        costs[row]["ms_per_megapixel"] = statistics.median(times) / megapixels
+    for row, ms in took.items():
+        costs[row]["ms_per_megapixel"] = ms / megapixels
     share = cfg.label.input_scale**2  # of the teacher's input that is left at scale 1
     for row, net, part in (("student", students["student"], 1), ("teacher", teach.net, share)):
         costs[row] |= {"params": student.params(net), "gmac_256": student.gmac(net, cfg.scale) * part}
@@ -255,8 +252,8 @@ def _costs(
         costs["student_no_teacher"] = dict(costs["student"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     engine = f"PyTorch {torch.__version__.split('+')[0]}, {str(half).removeprefix('torch.')}, {name}"
-    timing = {"engine": engine, "threads": torch.get_num_threads(), "input_side": side, "turns": cfg.eval.time_repeats}
-    return costs, timing
+    how = {"engine": engine, "threads": torch.get_num_threads(), "input_side": side, "turns": cfg.eval.time_repeats}
+    return costs, how
 
 
 def _panel(cfg: Config, n: int, name: str, images: dict[str, np.ndarray], scores: dict[str, Any]) -> Shown:

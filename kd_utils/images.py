@@ -114,7 +114,7 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         raise ImageError(f"{name} is {what} of {image.n_frames} pictures: save the one you want as a file of its own")
     icc = image.info.get("icc_profile")
     quality = jpeg_quality(image) if image.format in ("JPEG", "MPO") else 0
-    lossless = image.format != "WEBP" or b"VP8L" in data[:64]
+    lossless = image.format != "WEBP" or _webp_is_lossless(data)
     if image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (1,)))
         channels = image.tag_v2.get(277, 1)
@@ -130,6 +130,8 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         pixels = _deep(data, name, channels)
         if image.format == "PNG":  # a TIFF is turned upright by OpenCV
             pixels = _upright(pixels, turn)
+        elif image.tag_v2.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: OpenCV leaves it so
+            pixels = 65535 - pixels
     else:
         if image.mode == "CMYK" or image.mode == "LAB":
             image, icc = _to_srgb(image, icc), None
@@ -143,6 +145,15 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         if (alpha == np.iinfo(alpha.dtype).max).all():
             alpha = None
     return Photo(np.ascontiguousarray(pixels), alpha, icc, exif, quality, lossless)
+
+
+def _webp_is_lossless(data: bytes) -> bool:
+    """Whether the picture's chunk is VP8L; an ICC profile of any length can stand before it."""
+    at = 12  # after RIFF, its size, WEBP
+    while at + 8 <= len(data) and data[at : at + 4] not in (b"VP8L", b"VP8 "):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return data[at : at + 4] == b"VP8L"
 
 
 def _array(image: Image.Image, mode: str, rows: int = 512) -> np.ndarray:

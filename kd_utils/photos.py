@@ -90,9 +90,8 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
             parts["test"] = _hashed(find_photos(d.test_photos, "data.test_photos"), "test photos")
     else:
         zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
-        train_from, test_from = [str(sources.fetch(n)) for n in zips] if zips else (d.photos, "")
-        pool = _hashed(find_photos(train_from), "photos")
-        test_from = d.test_photos or test_from
+        pool = _hashed(find_photos(str(sources.fetch(zips[0])) if zips else d.photos), "photos")
+        test_from = d.test_photos or (str(sources.fetch(zips[1])) if zips else "")
         pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
         parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
         for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):

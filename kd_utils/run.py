@@ -115,10 +115,12 @@ def parameters_of(notebooks: list[Path], given: list[str]) -> list[dict[str, Any
 
 
 def _absolute(item: str) -> str:
-    """``key=value``; a path that is there, seen from the caller's folder, is made absolute: notebooks run elsewhere."""
+    """``key=value``; a path seen from the caller's folder is made absolute, as notebooks run elsewhere: one that is
+    there (what is not may be a name, such as a teacher's), and `drive`, which may be yet to be made."""
     key, _, value = item.partition("=")
-    known = value in ("", "samples", "DIV2K", "imagenet", "random") or not Path(value).expanduser().exists()
-    return item if known or key not in PATHS else f"{key}={Path(value).expanduser().resolve()}"
+    path = Path(value).expanduser()
+    is_path = value not in ("", "samples", "DIV2K", "imagenet", "random") and (path.exists() or key == "drive")
+    return f"{key}={path.resolve()}" if is_path and key in PATHS else item
 
 
 def run(

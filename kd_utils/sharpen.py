@@ -243,14 +243,14 @@ def _expand(item: str, output: Path, failed: list[tuple[str, str]]) -> list[tupl
     """The files of one input, each with its path below `output`."""
     path = Path(item).expanduser()
     if path.is_dir():
-        inside = output.resolve() if output.resolve() != path.resolve() else None  # what earlier runs wrote is no input
-        found = [p for p in images.list_images(path) if inside is None or inside not in p.resolve().parents]
-        root = path
+        found, root = images.list_images(path), path
     elif path.exists() or not glob.has_magic(item):
         return [(path, Path(path.name))]  # if it is not there, reading it says so
     else:
         found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
         root = Path(os.path.commonpath([p.parent for p in found])) if found else path
+    if output.resolve() != root.resolve():  # what earlier runs wrote is no input
+        found = [p for p in found if output.resolve() not in p.resolve().parents]
     if not found:
         failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
     return [(p, p.relative_to(root)) for p in found]

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,17 @@ class StoreError(RuntimeError):
 def write_bytes(path: str | Path, data: bytes | memoryview) -> Path:
     """Write a file so that a reader, or a restart, sees the old one or the whole new one."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another folder") from e
     return path
 

@@ -227,7 +227,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                     for key, value in (("step", done), ("loss", mean), ("lr", rate(t, step))):
                         history[key].append(value)
                 if place.rank == 0 and (done % t.valid_every == 0 or done == t.steps):
-                    validate(cfg, name, ema, valid, device, done, history, watch)
+                    validate(cfg, name, ema, valid, done, history, watch)
                 # only where the loss was just looked at: what is saved is known to be good
                 if (done % every == 0 and done // t.save_every > (done - every) // t.save_every) or done == t.steps:
                     save(done)
@@ -239,7 +239,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     if place.rank == 0:
         if first == t.steps:  # lost between its last checkpoint and this: its curve and pictures once more
             history["valid"].pop()
-            validate(cfg, name, ema, valid, device, first, history, watch)
+            validate(cfg, name, ema, valid, first, history, watch)
         student.save(
             ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
         )

@@ -32,12 +32,12 @@ def validate(
     name: str,
     ema: student.Student,
     valid: Crops,
-    device: torch.device,
     step: int,
     history: dict[str, Any],
     watch: Callable[[Watch], None] | None,
 ) -> None:
     """Scores of the EMA student on the validation crops (mean PSNR on Y, border = scale), and pictures of a few."""
+    device = next(ema.parameters()).device
     net = student.fuse(ema).float().to(device)
     ids = np.arange(len(valid))
     lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from kd_utils import encode, images
@@ -83,6 +84,14 @@ def test_depth_is_the_files_type_not_its_brightest_pixel():
         assert photo.pixels.dtype == np.uint16
         np.testing.assert_array_equal(photo.pixels, dark)
     assert images.read_rgb(cv2.imencode(".png", np.full((2, 2), 65535, np.uint16))[1].tobytes()).max() == 255
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_white_is_zero(dtype):
+    gray = picture(c=1, dtype=dtype)[..., 0]
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.iinfo(dtype).max - gray, photometric="miniswhite")
+    np.testing.assert_array_equal(images.read(buffer.getvalue()).pixels[..., 0], gray)
 
 
 def test_palette_bilevel_and_gray_with_alpha():
@@ -293,6 +302,9 @@ def test_webp_stays_lossless_and_bmp_has_no_alpha():
     assert photo.lossless
     again = images.read(written(photo, ".webp"))
     np.testing.assert_array_equal(np.dstack([again.pixels, again.alpha]), rgba)
+    # a profile stands before the picture's chunk
+    assert images.read(file(Image.fromarray(rgba), "WEBP", lossless=True, icc_profile=SRGB)).lossless
+    assert not images.read(file(Image.fromarray(rgba), "WEBP", quality=80, icc_profile=SRGB)).lossless
     lossy = images.read(file(Image.fromarray(rgba), "WEBP", quality=80))
     assert not lossy.lossless and not images.read(written(lossy, ".webp")).lossless
     flat = images.read(written(photo, ".bmp"))

@@ -132,6 +132,7 @@ def test_the_real_notebooks_refuse_a_misspelt_parameter(capsys):
 def test_one_line_for_what_can_be_foreseen(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.toml").write_text('preset = "colab"\n[train]\nstepz = 5\n')
+    (tmp_path / "second.toml").write_text('before = "first.toml"\npreset = "colab"\n')
     for command, code, message in (
         (["label"], 1, "run step 1 first"),
         (["train", "--set", "train.lr=fast"], 2, "train.lr='fast' is not a finite number"),
@@ -139,6 +140,11 @@ def test_one_line_for_what_can_be_foreseen(tmp_path, capsys, monkeypatch):
         (["prepare", "--set", "data.photos=nowhere"], 1, "data.photos='nowhere' does not exist"),
         (["prepare", "--set", "device=cuda:77"], 2, "try device=auto or device=cpu"),
         (["prepare", "--config", "recipe.toml"], 2, "did you mean 'train.steps'"),
+        (
+            ["train", "--config", "second.toml"],
+            2,
+            "begins with the student of 'first.toml': `python -m benchmarks.ship",
+        ),
         (["prepare", "--config", "none.toml"], 2, "none.toml cannot be read"),
     ):
         assert main(command) == code, command
@@ -175,10 +181,12 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "photos").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m"]
+    sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m", "drive=backup"]  # backup: not there yet
     runner.run("quick", "w", only="01", sets=sets, folder=two, out=io.StringIO())
     overrides = json.loads((tmp_path / "here" / "w" / "one.jsonl").read_text())[2]
-    assert shlex.split(overrides) == [f"data.photos={tmp_path / 'here' / 'photos'}", *sets[1:]]
+    assert shlex.split(overrides) == [
+        f"data.photos={tmp_path / 'here' / 'photos'}", *sets[1:3], f"drive={tmp_path / 'here' / 'backup'}"
+    ]  # fmt: skip
 
 
 def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):

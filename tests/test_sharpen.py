@@ -82,6 +82,7 @@ def test_what_is_done_is_skipped_and_overwrite_redoes_it(tmp_path, models, capsy
     # an output folder inside the input folder is no input
     assert run(tmp_path / "in", tmp_path / "in" / "out", model=models[4]) == 0
     assert run(tmp_path / "in", tmp_path / "in" / "out", model=models[4]) == 0
+    assert run(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out", model=models[4]) == 0
     assert len(list((tmp_path / "in").rglob("*.png"))) == 2
 
 

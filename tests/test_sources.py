@@ -400,3 +400,8 @@ def test_div2k_over_a_line_that_breaks_twice_becomes_crops(site, cache, tmp_path
     made = data.prepare(make("quick", sets, workdir=str(tmp_path / "w")))
     assert len(site.asked) == 3 and site.asked[1:] == [f"bytes={CHUNK * n}-" for n in (3, 10)]
     assert made.photos == {"train": 3, "valid": 1, "test": 2} and made.crops["train"] == 9
+    # one's own test photos: DIV2K's are not downloaded
+    (cache / "DIV2K_valid_HR.zip").unlink()
+    mine = f"{sets} data.test_photos={mirror / 'DIV2K_valid_HR.zip'}"
+    assert data.prepare(make("quick", mine, workdir=str(tmp_path / "mine"))).photos["test"] == 2
+    assert not (cache / "DIV2K_valid_HR.zip").exists()

@@ -29,6 +29,12 @@ def test_round_trip_is_memory_mapped_and_repeats_to_the_byte(tmp_path, arrays):
     assert back["hr"].shape == (0, 2, 2, 3)
 
 
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.write_json(tmp_path / "file" / "x" / "a.json", {})
+
+
 def test_the_official_safetensors_reader_reads_it(tmp_path, arrays):
     from safetensors.numpy import load_file
 

@@ -9,7 +9,7 @@ import pytest
 from kd_utils.config import ROOT
 
 FLOORS = [
-    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour"},
+    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour", "timing"},
     {
         "kernels",
         "degrade",

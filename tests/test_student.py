@@ -151,5 +151,5 @@ def test_wrong_size_and_scale():
 
 
 def test_shipped_names_the_remedy():
-    with pytest.raises(config.ConfigError, match="git checkout"):
+    with pytest.raises(config.ConfigError, match="no student_x9.pth .*student_x4_m.pth.*git checkout"):
         config.shipped("student_x9.pth")
