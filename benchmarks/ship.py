@@ -62,11 +62,10 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
     history = store.read_json(trained.history)
     index = data.read_index(cfg)
     settings = {k: v for k, v in net.meta["provenance"].items() if not k.startswith("labels.")}
-    if settings.get("train.init"):
-        settings["train.init"] = Path(settings["train.init"]).name
     labels = {k.removeprefix("labels."): v for k, v in net.meta["provenance"].items() if k.startswith("labels.")}
     meta = {"provenance": settings, "versions": net.meta["versions"], "history": history["valid"][-1]}
-    student.save(net, to.with_suffix(".pth"), meta | {"teacher_sha256": labels["teacher_sha256"]})
+    meta |= {"teacher": labels["teacher"], "teacher_sha256": labels["teacher_sha256"]}
+    student.save(net, to.with_suffix(".pth"), meta)
     earlier = {}
     if before:
         facts = store.read_json(before.with_suffix(".json"))

@@ -78,6 +78,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
             module = import_module(f"kd_utils.{name}")
             module.add_arguments(sub)
             sub.set_defaults(do=module.main)
+    sub = add(
+        "compare", "the scores of several evaluated work folders, and the settings in which they differ", _compare
+    )
+    sub.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     add("doctor", "what is installed, found and cached here", _doctor)
     sub = add("badges", "rewrite Colab badges and clone lines from config.REPO_SLUG", _badges)
     sub.add_argument("--check", action="store_true", help="only say which are wrong, exit code 1")
@@ -150,6 +154,18 @@ def _step(args: argparse.Namespace) -> None:
     for name, value in vars(done).items():
         if isinstance(value, (Path, int, dict)):
             print(f"{name.replace('_', ' '):12} {value}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from . import report, store
+
+    results = {}
+    for name in args.workdirs:
+        path = Path(name).expanduser() / "eval" / "metrics.json"
+        if not path.is_file():
+            raise ConfigError(f"{path} is missing: run step 4 in that work folder first (python -m kd_utils evaluate)")
+        results[name] = store.read_json(path)
+    print(report.compare(results))
 
 
 def _doctor(args: argparse.Namespace) -> int:

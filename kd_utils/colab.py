@@ -29,6 +29,10 @@ OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference
 FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "steps": "train.steps"}
 
 
+NAMES = ("samples", "DIV2K", "imagenet", "random")  # of photos and VGG19 weights: no paths
+START = Path.cwd()  # where the notebook was opened, before `setup` goes to the clone
+
+
 class ColabError(RuntimeError):
     """Something of Colab's (Drive, pip) did not work; the message says what to do."""
 
@@ -145,16 +149,26 @@ def _no_drive(why: str) -> str:
     return f"Google Drive could not be mounted ({why}): run this cell again and allow access, or untick `drive`"
 
 
+def absolute(value: str, base: Path = START) -> str:
+    """The path `value` as seen from `base`, where something is there; else as it is: it may be a teacher's name."""
+    path = base / Path(value).expanduser()
+    return str(path.resolve()) if value and value not in NAMES and path.exists() else value
+
+
 def configure(preset: str, overrides: str, workdir: str, drive: Path | None = None, **form: Any) -> Config:
-    """The `Config` of a notebook's form. `form` names fields of `FORM`; an empty value means what the preset says.
+    """The `Config` of a notebook's form. `form` names fields of `FORM`; an empty value means what the preset says, and
+    a path is one seen from the folder in which the notebook was opened (on Colab /content), or from the clone.
 
     Students that were trained before and are on `drive` are copied back into the work folder.
     """
-    cfg = make(preset, overrides, workdir=workdir, drive=drive, **{FORM[k]: v for k, v in form.items() if v})
-    print(
-        f"{cfg.preset}: photos {cfg.data.photos} · teacher {cfg.teacher} · student {cfg.student.size} x{cfg.scale} · "
-        f"{cfg.train.steps} steps of {cfg.train.batch} · everything goes to {cfg.path().resolve()}"
-    )
+    given = {FORM[k]: absolute(v) if isinstance(v, str) else v for k, v in form.items() if v}
+    cfg = make(preset, overrides, workdir=workdir, drive=drive, **given)
+    said = [cfg.preset]
+    said += [f"photos {cfg.data.photos}"] if "photos" in form else []
+    said += [f"teacher {cfg.teacher}"] if "teacher" in form else []
+    if "steps" in form:
+        said += [f"student {cfg.student.size} x{cfg.scale}", f"{cfg.train.steps} steps of {cfg.train.batch}"]
+    print(" · ".join([*said, f"everything goes to {cfg.path().resolve()}"]))
     if cfg.drive:
         _restore(cfg)
     return cfg
@@ -171,6 +185,24 @@ def _restore(cfg: Config) -> None:
             if name in STUDENTS:
                 print(f"{name} comes from {kept}")
             store.copy(kept, cfg.path(name))
+
+
+def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
+    """(model, scale) for sharpening at `scale`; 0: at the scale of your own student, or else of the settings.
+
+    The model is your own student where step 3 left one of that scale (one of scale 4 serves scale 2 as well), else
+    "", which stands for the one that ships.
+    """
+    from . import student
+
+    own = cfg.path("student_model.pth")
+    made = student.load(own).scale if own.is_file() else 0
+    scale = scale or made or cfg.scale
+    if made == scale or (made, scale) == (4, 2):
+        return str(own), scale
+    if made:
+        print(f"Your student {own} is of scale {made}: for scale {scale} the one that ships is taken.")
+    return "", scale
 
 
 # ---- photos from the browser

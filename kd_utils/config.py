@@ -84,6 +84,7 @@ class TrainConfig:
     valid_every: int = 1000
     save_every: int = 500
     keep: int = 3  # checkpoints kept
+    seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
     init: str = ""  # a student file to start from: fine-tuning, or a smaller one that grows (student.grow)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 
@@ -212,6 +213,8 @@ def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = ""
 
 def filled(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
     """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
+    if have.get("train.init") and "train.init_sha256" not in have:  # a path, then
+        have = have | {k: want[k] for k in ("train.init", "train.init_sha256") if k in want}
     return {k: v for k, v in keys(Config()).items() if k in want} | have
 
 
@@ -224,7 +227,7 @@ def check(cfg: Config) -> None:
     for key in POSITIVE:
         if values[key] <= 0:
             raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
-    for key in ("data.limit", "eval.limit", "eval.panels", "student.expand", "workers"):
+    for key in ("data.limit", "eval.limit", "eval.panels", "student.expand", "workers", "seed", "data.test_side"):
         if values[key] < 0:
             raise ConfigError(f"{key}={values[key]!r} must not be below 0")
     t = cfg.teacher
@@ -236,6 +239,9 @@ def check(cfg: Config) -> None:
         near = difflib.get_close_matches(t, TEACHERS + STAND_INS, 1)
         hint = f"did you mean {near[0]!r}?" if near else "check the path"
         raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
+    for key, path in (("train.init", cfg.train.init), ("loss.vgg", cfg.loss.vgg if cfg.loss.uses_vgg else "")):
+        if path not in ("", "imagenet", "random") and not Path(path).expanduser().is_file():
+            raise ConfigError(f"{key}={path!r} is not there: check the path")
     if cfg.label.input_scale != 1 and cfg.scale != 1:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
     if not re.fullmatch(r"[sml]|[1-9]\d{0,2}x[1-9]\d{0,2}", cfg.student.size):

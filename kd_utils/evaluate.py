@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles, timing
+from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles, timing, train
 from . import device as dev
 from .config import Config
 from .tensors import bicubic, to_tensor, to_uint8
@@ -54,6 +54,17 @@ class Evaluated:
     shown: list[Shown] = field(repr=False)
 
 
+def require_student(cfg: Config) -> Path:
+    """The student to evaluate. Raises EvaluateError where there is none, before the long steps are taken."""
+    path = cfg.path("student_model.pth")
+    if not path.is_file():
+        raise EvaluateError(
+            f"{path} is missing: run step 3 first (python -m kd_utils train, or notebook 03). On Colab each notebook "
+            "has a machine of its own: tick `drive` in 03 and here, or take ImageSharpeningKD.ipynb: all on one"
+        )
+    return path
+
+
 def evaluate(cfg: Config) -> Evaluated:
     """Step 4. Writes ``eval/metrics.json``, ``eval/report.html`` and ``eval/panels/``.
 
@@ -61,6 +72,7 @@ def evaluate(cfg: Config) -> Evaluated:
     configuration.
     """
     index = data.read_index(cfg)
+    require_student(cfg)
     pairs = data.test_pairs(cfg)
     if not pairs:
         raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
@@ -92,6 +104,7 @@ def evaluate(cfg: Config) -> Evaluated:
     costs, timed = _costs(cfg, runs, teach, device)
     result = {
         "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
+        "trained": {row: _trained(cfg, row, net, notes) for row, net in students.items()},
         "protocol": {
             "scale": cfg.scale,
             "border": cfg.scale,
@@ -115,8 +128,6 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
     for row, place in places.items():
         path = cfg.path(*place)
         if not path.is_file():
-            if row == "student":
-                raise EvaluateError(f"{path} is missing: run step 3 first (python -m kd_utils train)")
             notes.append("The same student without a teacher was not trained (train.baseline=false): its row is empty.")
             continue
         net = student.load(path)
@@ -135,6 +146,16 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
             notes.append(f"{path.name} does not say what it was trained on: it may have seen the test photos.")
         found[row] = net
     return found
+
+
+def _trained(cfg: Config, row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
+    """How a student was made; a note where the settings given now are others."""
+    made = net.meta.get("provenance") or {}
+    now = train.provenance(cfg, {})
+    other = [f"{k} was {made[k]}, now {now[k]}" for k in sorted(made.keys() & now.keys()) if made[k] != now[k]]
+    if row == "student" and other:
+        notes.append(f"The student was trained with other settings than were given now ({'; '.join(other)}).")
+    return {"settings": made, "versions": net.meta.get("versions")}
 
 
 def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatures | None:

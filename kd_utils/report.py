@@ -69,6 +69,29 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def compare(results: dict[str, dict[str, Any]]) -> str:
+    """Several evaluations as aligned text, {name: what its metrics.json holds}: scores of each student, and the
+    settings in which they differ. Scores compare only where teacher, photos and degradation are the same: said if not.
+    """
+    heads = {"psnr_y_teacher": "PSNR-Y t.", "ssim_y_teacher": "SSIM-Y t.", "psnr_y": "PSNR-Y o.", "ssim_y": "SSIM-Y o."}
+    heads |= {"vgg": "VGG19 o."} if any(r["protocol"]["vgg"] for r in results.values()) else {}
+    heads["gmac_256"] = "GMAC"
+    made = {name: r.get("trained", {}).get("student", {}).get("settings", {}) for name, r in results.items()}
+    every = sorted({key for settings in made.values() for key in settings if not key.startswith("labels.")})
+    differ = [key for key in every if len({str(settings.get(key)) for settings in made.values()}) > 1]
+    rows = [["", *heads.values(), *differ]]
+    for name, r in results.items():
+        scores = [r["models"]["student"].get(key) for key in heads]
+        shown = ["–" if v is None else f"{v:.2f}" if v > 2 else f"{v:.4f}" for v in scores]
+        rows.append([name, *shown, *(str(made[name].get(key, "–")) for key in differ)])
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{row[0]:<{wide[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], wide[1:])) for row in rows]
+    tests = {(r["teacher"]["sha256"], r["protocol"]["degradation"], *r["protocol"]["photos"]) for r in results.values()}
+    if len(tests) > 1:
+        lines.append("NOT COMPARABLE: these are of different teachers, test photos or degradations.")
+    return "\n".join([*lines, "t. to the teacher, o. to the original"])
+
+
 def headline(result: dict[str, Any]) -> str:
     """The evaluation in one sentence."""
     models = result["models"]

@@ -16,14 +16,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-from .colab import FORM
+from .colab import FORM, absolute
 from .config import ROOT, make
 from .overrides import unknown_key
 
@@ -118,9 +118,22 @@ def _absolute(item: str) -> str:
     """``key=value``; a path seen from the caller's folder is made absolute, as notebooks run elsewhere: one that is
     there (what is not may be a name, such as a teacher's), and `drive`, which may be yet to be made."""
     key, _, value = item.partition("=")
-    path = Path(value).expanduser()
-    is_path = value not in ("", "samples", "DIV2K", "imagenet", "random") and (path.exists() or key == "drive")
-    return f"{key}={path.resolve()}" if is_path and key in PATHS else item
+    if key == "drive" and value:
+        return f"{key}={Path(value).expanduser().resolve()}"
+    return f"{key}={absolute(value, Path.cwd())}" if key in PATHS else item
+
+
+def _refuse_twice(parameters: Sequence[str], sets: Sequence[str]) -> None:
+    """UsageError for what has an option of its own, is given both ways, or names a photo that is not there."""
+    form = {name: value for name, _, value in (item.partition("=") for item in parameters)}
+    fields = {FORM.get(name, name): name for name in form}
+    for key in (item.partition("=")[0].strip() for item in sets):
+        if key in RESERVED:
+            raise UsageError(f"--set {key}: use {RESERVED[key]}")
+        if key in fields:
+            raise UsageError(f"-p {fields[key]} and --set {key} are the same setting: give one of them")
+    if form.get("photo") and not Path(form["photo"]).expanduser().exists():
+        raise UsageError(f"-p photo={form['photo']}: there is no such file or folder: check the path")
 
 
 def run(
@@ -141,6 +154,7 @@ def run(
     workdir = Path(workdir).expanduser().resolve()
     notebooks = select(only, folder)
     each = parameters_of(notebooks, [_absolute(item) for item in parameters])
+    _refuse_twice(parameters, sets)
     overrides = shlex.join(_absolute(item) for item in sets)
     for mine in each:  # the same check as the notebook's own, before the first of them starts
         make(preset, overrides, **{FORM[k]: v for k, v in mine.items() if k in FORM and v})

@@ -106,13 +106,20 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
 def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
     """What a training run depends on. How often it is watched and saved does not matter."""
     fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
+    if cfg.train.init:  # where the file lies does not matter, what it holds does
+        fields["train.init"] = Path(cfg.train.init).name
+        fields["train.init_sha256"] = store.sha256(Path(cfg.train.init).expanduser())
     for name in ("valid_every", "save_every", "keep", "baseline"):
         fields.pop(f"train.{name}")
     return fields | {f"labels.{k}": v for k, v in labels.items()}
 
 
+def _seed(cfg: Config) -> int:
+    return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
+
+
 def _fresh(cfg: Config) -> student.Student:
-    torch.manual_seed(cfg.seed)
+    torch.manual_seed(_seed(cfg))
     if cfg.train.init:
         net = student.load(cfg.train.init)
         shape = student.shape(cfg.student.size)
@@ -170,7 +177,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
 
     def load(step: int) -> tuple[list[Tensor], np.ndarray]:
-        ids, turns, spots = (a[mine] for a in draw(cfg.seed, step, t.batch, len(crops)))
+        ids, turns, spots = (a[mine] for a in draw(_seed(cfg), step, t.batch, len(crops)))
         arrays = crops.batch(ids, turns)
         return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), spots
 

@@ -42,6 +42,9 @@ def test_overrides_are_typed():
         ("label.input_scale=0.5", "for scale=1 only"),
         ("eval.time_repeats=0", "greater than 0"),
         ("data.limit=-1", "must not be below 0"),
+        ("seed=-1", "must not be below 0"),
+        ("train.init=none.pth", "train.init='none.pth' is not there"),
+        ("loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),
         ("'unclosed", "cannot be read"),
     ],
@@ -49,6 +52,12 @@ def test_overrides_are_typed():
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         make("quick", override)
+
+
+def test_older_provenance_is_read_as_what_was_done_unsaid():
+    want = {"train.steps": 5, "train.seed": -1, "train.init": "s.pth", "train.init_sha256": "ab"}
+    assert config.filled({"train.steps": 5, "train.init": "/old/place/s.pth"}, want) == want
+    assert config.filled({"train.steps": 5, "train.init": ""}, want)["train.init"] == ""
 
 
 def test_unknown_preset_names_the_choices():

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from kd_utils import config, data, evaluate, losses, metrics, report, store, student, tensors
+from kd_utils.__main__ import main as cli
 
 TINY = (
     "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
@@ -162,6 +163,28 @@ def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):
     assert "reproduces its teacher" in done.headline
     notes = store.read_json(done.metrics)["notes"]
     assert any("may have seen the test photos" in note for note in notes), "a file of unknown origin is admitted"
+
+
+def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, capsys):
+    first = store.read_json(evaluate.evaluate(copy).metrics)
+    assert first["trained"]["student"]["settings"]["train.steps"] == 1200
+    assert any("train.steps was 1200, now 400" in note for note in first["notes"]), "quick's steps are 400"
+    second = tmp_path / "second"
+    shutil.copytree(copy.path(), second)
+    path = second / "student_model.pth"
+    net = student.load(path)
+    student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 77}})
+    evaluate.evaluate(_with(copy, workdir=str(second)))
+    assert cli(["compare", str(copy.path()), str(second)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = [line for line in lines if line.startswith((str(tmp_path), str(copy.path())))]
+    assert [line.split()[-1] for line in table] == ["1200", "77"] and "NOT COMPARABLE" not in lines[-2]
+    other = store.read_json(second / "eval" / "metrics.json")
+    other["protocol"]["degradation"] = "bicubic"
+    store.write_json(second / "eval" / "metrics.json", other)
+    cli(["compare", str(copy.path()), str(second)])
+    assert "NOT COMPARABLE" in capsys.readouterr().out
+    assert cli(["compare", str(tmp_path / "none")]) == 2 and "run step 4" in capsys.readouterr().err
 
 
 def test_refusals(copy, tmp_path):

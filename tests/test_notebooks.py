@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pipeline
@@ -278,6 +279,27 @@ def test_students_kept_on_drive_come_back(ran, tmp_path, capsys):
     for name in [*colab.STUDENTS, *curves]:
         assert cfg.path(name).read_bytes() == (ran.workdir / name).read_bytes()
     assert "student m x4" in capsys.readouterr().out
+
+
+def test_paths_are_those_of_the_folder_that_the_notebook_was_opened_in(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(colab, "absolute", partial(colab.absolute, base=tmp_path))
+    cfg = colab.configure("quick", "", str(tmp_path / "w"), photos="mine", teacher="general_x4v3")
+    assert (cfg.data.photos, cfg.teacher) == (str(tmp_path / "mine"), "general_x4v3")
+    said = capsys.readouterr().out
+    assert "photos" in said and "steps" not in said, "only what the form sets"
+
+
+def test_sharpening_takes_your_own_student_where_it_serves(tmp_path, capsys):
+    from kd_utils import student
+
+    cfg = colab.configure("quick", "", str(tmp_path))
+    assert colab.pick_student(cfg) == ("", 4) and colab.pick_student(cfg, 1) == ("", 1)
+    own = str(student.save(student.Student(8, 2, 4), cfg.path("student_model.pth")))
+    assert [colab.pick_student(cfg, s) for s in (0, 4, 2)] == [(own, 4), (own, 4), (own, 2)]
+    assert colab.pick_student(cfg, 1) == ("", 1) and "is of scale 4" in capsys.readouterr().out
+    student.save(student.Student(8, 2, 1), cfg.path("student_model.pth"))
+    assert colab.pick_student(cfg) == (own, 1) and colab.pick_student(cfg, 4) == ("", 4)
 
 
 def test_uploads_of_colab_and_of_both_ipywidgets(google, monkeypatch):

@@ -105,6 +105,14 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
     }.items():
         with pytest.raises(UsageError, match=message):
             run(two, tmp_path, parameters=[given])
+    for given, sets, message in (
+        ([], ["workdir=elsewhere"], "--set workdir: use --workdir"),
+        (["steps=5"], ["train.steps=6"], "-p steps and --set train.steps are the same setting"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(two, tmp_path, parameters=given, sets=sets)
+    with pytest.raises(UsageError, match="-p photo=none.jpg: there is no such file"):
+        runner.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
     with pytest.raises(UsageError, match="'steps'|steps"):
         run(two, tmp_path, only="01", parameters=["steps=5"])
     with pytest.raises(ConfigError, match="train.steps"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,8 +252,23 @@ def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
     grown = train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m {more}"))
     x = torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(student.load(grown.student)(x), student.load(trained[1].student)(x), atol=1e-5, rtol=0)
+    # what the file holds counts, not where it lies
+    moved = Path(shutil.copy(trained[1].student, tmp_path / Path(trained[1].student).name))
+    again = make("quick", f"{labelled[1]} train.init={moved} student.size=m {more}", workdir=str(tmp_path / "m"))
+    assert train.train(again).student == grown.student
+    student.save(student.load(grown.student), moved)
+    with pytest.raises(store.StoreError, match="train.init_sha256 was"):
+        train.train(again)
     with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
         train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
+
+
+def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):
+    short = "train.steps=2 train.baseline=no"
+    one, two, same = (
+        train.train(config(labelled, tmp_path / str(seed), f"train.seed={seed} {short}")).student for seed in (-1, 7, 0)
+    )
+    assert difference(one, two) > 1e-3 and difference(one, same) == 0
 
 
 @pytest.mark.parametrize("scale", [2, 1])
