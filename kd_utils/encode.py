@@ -18,19 +18,30 @@ from PIL import Image
 
 from .images import ImageError, Photo, over_white, to_uint8
 
+SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # at most, in pixels
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def check(suffix: str, width: int = 1, height: int = 1) -> None:
+    """Raises ImageError where no such file is written, or none with so many pixels."""
+    suffix = suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ImageError(f"{suffix!r} files are not written: choose .png, .jpg, .webp, .tif or .bmp")
+    limit = SIDES.get(suffix, 2**31 - 1)
+    if max(height, width) > limit:
+        raise ImageError(f"{width}x{height} pixels do not fit into {suffix} (at most {limit} a side): write a .png")
+
 
 def encode(photo: Photo, suffix: str) -> list[bytes]:
     """The photo as a file of the kind that `suffix` names, in pieces to be written one after the other.
 
     PNG and TIFF keep everything; JPEG, WebP and BMP have 8 bits, JPEG and BMP no alpha (laid over white). A JPEG
     is written 4:4:4, at the quality that the source had but at least 92; a WebP lossless if the source was. Raises
-    ImageError where the picture is too large for the format.
+    ImageError as `check`.
     """
     suffix = suffix.lower()
     height, width, _ = photo.pixels.shape
-    limit = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}.get(suffix, 2**31 - 1)
-    if max(height, width) > limit:
-        raise ImageError(f"{width}x{height} pixels do not fit into {suffix} (at most {limit} a side): write a .png")
+    check(suffix, width, height)
     exif = _resized_exif(photo.exif, width, height)
     if suffix == ".png":
         return _png(photo, exif)
@@ -38,9 +49,7 @@ def encode(photo: Photo, suffix: str) -> list[bytes]:
         return _tiff(photo, exif)
     pixels, alpha = to_uint8(photo.pixels), None if photo.alpha is None else to_uint8(photo.alpha)
     if suffix in (".jpg", ".jpeg"):
-        return _jpeg(pixels if alpha is None else over_white(pixels, alpha), max(photo.quality, 92), photo.icc, exif)
-    if suffix not in (".webp", ".bmp"):
-        raise ImageError(f"{suffix!r} files are not written: choose .png, .jpg, .webp, .tif or .bmp")
+        return _jpeg(pixels if alpha is None else over_white(pixels, alpha), photo, exif)
     if alpha is not None and suffix == ".bmp":
         pixels, alpha = over_white(pixels, alpha), None
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
@@ -69,7 +78,9 @@ def _resized_exif(exif: bytes | None, width: int, height: int) -> bytes | None:
     return block.tobytes()
 
 
-def _jpeg(pixels: np.ndarray, quality: int, icc: bytes | None, exif: bytes | None) -> list[bytes]:
+def _jpeg(pixels: np.ndarray, photo: Photo, exif: bytes | None) -> list[bytes]:
+    """`pixels` with what comes along of `photo`."""
+    quality, icc = max(photo.quality, 92), photo.icc
     pixels = pixels if pixels.flags.writeable else pixels.copy()
     full = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     _swap_red_blue(pixels)  # OpenCV wants BGR; in place and back, because a copy of 100 megapixels is 300 MB
@@ -89,7 +100,10 @@ def _jpeg(pixels: np.ndarray, quality: int, icc: bytes | None, exif: bytes | Non
         payload = b"ICC_PROFILE\0" + bytes([i + 1, len(parts)]) + part
         head += b"\xff\xe2" + struct.pack(">H", len(payload) + 2) + payload
     start = 4 + struct.unpack(">H", data[4:6])[0] if data[2:4] == b"\xff\xe0" else 2  # after the JFIF segment
-    return [bytes(data[:start]), head, data[start:]]
+    jfif = bytearray(data[:start])
+    if photo.dpi and start > 2:
+        jfif[13:18] = struct.pack(">BHH", 1, *(min(round(d), 65535) for d in photo.dpi))  # 1: per inch
+    return [bytes(jfif), head, data[start:]]
 
 
 def _swap_red_blue(pixels: np.ndarray, rows: int = 64) -> None:
@@ -118,6 +132,8 @@ def _png(photo: Photo, exif: bytes | None) -> list[bytes]:
         out.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.icc)))
     if exif:
         out.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    if photo.dpi:
+        out.append(chunk(b"pHYs", struct.pack(">IIB", *(min(round(d / 0.0254), 2**31 - 1) for d in photo.dpi), 1)))
     packer = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
     step = (c + (photo.alpha is not None)) * photo.pixels.itemsize  # bytes a pixel
     above = np.zeros(w * step, np.uint8)
@@ -172,6 +188,8 @@ def _tiff(photo: Photo, exif: bytes | None) -> list[bytes]:
         tags[338] = 2  # not premultiplied
     if photo.icc:
         tags[34675] = photo.icc
+    if photo.dpi and 282 not in ifd:
+        tags |= {282: photo.dpi[0], 283: photo.dpi[1], 296: 2}  # 2: per inch
     for tag, value in tags.items():
         ifd[tag] = value
     return [ifd.tobytes()[6:], *strips]

@@ -20,6 +20,7 @@ from .config import shipped
 from .tiles import probe
 
 OPSET, IR = 17, 8  # old enough for every current reader
+DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
 
 
 class ExportError(ValueError):
@@ -99,24 +100,50 @@ def graph(net: student.Student, fp16: bool = False) -> Any:
 def describe(meta: dict[str, Any]) -> dict[str, Any]:
     """The teacher's name, and a short name of the training run, in front of all that the student's file says."""
     made = meta.get("provenance", {})
-    return {"teacher": made.get("labels.teacher", ""), "training_run": store.digest(made) if made else "", "meta": meta}
+    teacher = made.get("labels.teacher") or meta.get("teacher")  # the latter in the students that ship
+    if not teacher and "teacher_sha256" in meta:
+        teacher = f"sha256 {meta['teacher_sha256']}"
+    return {"teacher": teacher or "", "training_run": store.digest(made) if made else "", "meta": meta}
 
 
-def export(model: str | Path, out: str | Path, fp16: bool = False) -> Path:
-    """Write a student's ONNX file. Raises CheckpointError for a model that is none, ExportError for another suffix."""
+def find(model: str | Path = "", scale: int = 4) -> Path:
+    """A student's file by its path, or by "s", "m" or "l" (or nothing) among those that ship for `scale` 4, 2 or 1.
+
+    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
+    """
+    name = str(model) or DEFAULT[scale]
+    if name in ("s", "m", "l"):
+        return shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth")
+    return Path(name).expanduser()
+
+
+def export(model: str | Path, out: str | Path, fp16: bool = False, scale: int | None = None) -> Path:
+    """Write the ONNX file of a student, by path or as `find`, which has to be of `scale` if that is given.
+
+    Raises CheckpointError for a model that is none, ConfigError for one that does not ship, ExportError for another
+    suffix or scale.
+    """
     out = Path(out)
     if out.suffix.lower() != ".onnx":
         raise ExportError(f"{out} does not end in .onnx: give the file to write")
-    return store.write_bytes(out, graph(student.load(model), fp16).SerializeToString())
+    path = find(model, scale or 4)
+    net = student.load(path)
+    if scale not in (None, net.scale):
+        raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another --model")
+    return store.write_bytes(out, graph(net, fp16).SerializeToString())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT.onnx")
-    parser.add_argument("--model", default="", metavar="PATH", help="a student .pth (default: the x4 one that ships)")
-    parser.add_argument("--fp16", action="store_true", help="half-precision inside; input and output stay float32")
+    add = parser.add_argument
+    add("output", metavar="OUT.onnx")
+    add(
+        "--model", default="", help="s, m or l of the students that ship (default: m; at scale 1, s), or a student .pth"
+    )
+    add("--scale", type=int, choices=(4, 2, 1), help="of the student (default: the file's own; of those that ship, 4)")
+    add("--fp16", action="store_true", help="half-precision inside; input and output stay float32")
 
 
 def main(args: argparse.Namespace) -> int:
-    out = export(args.model or shipped("student_x4_m.pth"), args.output, args.fp16)
+    out = export(args.model, args.output, args.fp16, args.scale)
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, image (n, 3, h, w) RGB in [0, 1] -> sharp")
     return 0

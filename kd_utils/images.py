@@ -7,6 +7,7 @@ Depth is taken from the file's own type, never guessed from its brightest pixel.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from dataclasses import dataclass
@@ -41,16 +42,21 @@ class Photo:
     exif: bytes | None = None
     quality: int = 0  # the JPEG quality it was stored with, as libjpeg counts; 0: not a JPEG
     lossless: bool = True  # how a WebP was coded, so that it is written back alike
+    dpi: tuple[float, float] | None = None  # of a print, across and down, where the file says so
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The image files below `folder`, in a fixed order; hidden ones (`._a.jpg`, `.cache/`) are left out."""
+def list_files(folder: str | Path) -> list[Path]:
+    """The files below `folder`, in a fixed order; hidden ones (`._a.jpg`, `.cache/`) are left out."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder} is not a folder: give one that holds images")
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
-    inside = [(p.relative_to(folder).parts, p) for p in found]
-    return [p for parts, p in sorted(inside) if not any(part.startswith(".") for part in parts)]
+    inside = [(p.relative_to(folder).parts, p) for p in folder.rglob("*")]
+    return [p for parts, p in sorted(inside) if not any(part.startswith(".") for part in parts) and p.is_file()]
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Those of `list_files` whose suffix is an image's that is read."""
+    return [p for p in list_files(folder) if p.suffix.lower() in SUFFIXES]
 
 
 def read_rgb(source: str | Path | bytes, name: str = "") -> np.ndarray:
@@ -117,21 +123,18 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
     lossless = image.format != "WEBP" or _webp_is_lossless(data)
     if image.format == "TIFF":
         bits = max(image.tag_v2.get(258, (1,)))
-        channels = image.tag_v2.get(277, 1)
     else:
         bits = data[24] if image.format == "PNG" else 8
-        channels = 2 if image.format == "PNG" and data[25] == 4 else len(image.getbands())
     if bits <= 8:
         image.load()  # before its EXIF is read: Pillow turns a TIFF upright here, by the tag that it then removes
     turn, exif = _exif(image)
-    if bits > 8:
-        if image.format == "PNG":
-            image.load()  # finds a file cut short, which OpenCV would fill with black
-        pixels = _deep(data, name, channels)
-        if image.format == "PNG":  # a TIFF is turned upright by OpenCV
-            pixels = _upright(pixels, turn)
-        elif image.tag_v2.get(262) == 0 and image.mode.startswith("I;16"):  # white is zero: OpenCV leaves it so
-            pixels = 65535 - pixels
+    if bits > 8 and image.format == "PNG":
+        image.load()  # finds a file cut short, which OpenCV would fill with black
+        pixels = _upright(_deep(data, name), turn)
+        if data[25] == 4:  # OpenCV widens gray with alpha to four channels
+            pixels = pixels[..., (0, 3)]
+    elif bits > 8:
+        pixels = _deep_tiff(data, name, image.tag_v2)
     else:
         if image.mode == "CMYK" or image.mode == "LAB":
             image, icc = _to_srgb(image, icc), None
@@ -139,12 +142,15 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         gray = image.mode in ("1", "L", "LA", "La")
         mode = ("LA" if clear else "L") if gray else ("RGBA" if clear else "RGB")
         pixels = _upright(_array(image, mode), turn)
-    alpha = None
-    if pixels.shape[2] in (2, 4):
-        pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
-        if (alpha == np.iinfo(alpha.dtype).max).all():
-            alpha = None
-    return Photo(np.ascontiguousarray(pixels), alpha, icc, exif, quality, lossless)
+    return Photo(*_apart(pixels), icc, exif, quality, lossless, _dpi(image))
+
+
+def _apart(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W, 1 to 4) -> gray or RGB, and the alpha that is last of 2 and 4; none where all is opaque."""
+    if a.shape[2] in (1, 3):
+        return np.ascontiguousarray(a), None
+    alpha = np.ascontiguousarray(a[..., -1])
+    return np.ascontiguousarray(a[..., :-1]), None if (alpha == np.iinfo(alpha.dtype).max).all() else alpha
 
 
 def _webp_is_lossless(data: bytes) -> bool:
@@ -178,31 +184,71 @@ def _strange_tiff(data: bytes, name: str) -> Photo:
     if width * height > 2 * Image.MAX_IMAGE_PIXELS or channels not in (1, 3, 4) or tags.next:
         what = f"{width}x{height} pixels of {channels} samples" + (" and several pages" if tags.next else "")
         raise ImageError(f"{name} is a TIFF of {what}: save it as one gray, RGB or RGBA picture")
-    return Photo(_deep(data, name, channels))
+    return Photo(*_apart(_deep_tiff(data, name, tags)), tags.get(34675))
 
 
-def _deep(data: bytes, name: str, channels: int) -> np.ndarray:
-    """Samples of more than 8 bits as uint16 (H, W, C) RGB; floats must lie in [0, 1]."""
+def _deep_tiff(data: bytes, name: str, tags: ImageFileDirectory_v2) -> np.ndarray:
+    """A TIFF's samples as `_deep`, upright. OpenCV reads them, and heeds few tags: the rest is done or refused here."""
+    kind, channels = tags.get(262), tags.get(277, 1)
+    if (kind, channels) not in ((0, 1), (1, 1), (2, 3), (2, 4)):
+        raise ImageError(f"{name} is a deep TIFF that is neither gray nor RGB: save it as 16-bit RGB, or as 8 bit")
+    if channels > 1 and tags.get(284) == 2:  # planes, which OpenCV mixes up
+        a = _upright(_sixteen(_planes(data, name), name), tags.get(ORIENTATION, 1))
+    else:
+        a = _deep(data, name)
+    if kind == 0:  # white is zero
+        a = np.iinfo(a.dtype).max - a
+    extra = tags.get(338, (2,))[0] if channels == 4 else 2
+    if extra == 1:
+        _unmultiply(a)
+    return a[..., :3] if extra == 0 else a  # 0: no alpha, but a scanner's infrared, say; Pillow drops it at 8 bits too
+
+
+def _planes(data: bytes, name: str) -> np.ndarray:
+    """(H, W, C) of a TIFF whose channels are stored one after the other."""
+    import tifffile  # scikit-image needs it too
+
+    try:
+        page = tifffile.TiffFile(io.BytesIO(data)).pages[0]
+        return np.moveaxis(page.asarray(), 0, 2)
+    except Exception as e:  # noqa: BLE001 - what it lacks or finds damaged is of many types
+        raise ImageError(f"{name} is a TIFF of separate planes that is not read ({e}): save it interleaved") from e
+
+
+def _unmultiply(a: np.ndarray, rows: int = 256) -> None:
+    """Divide the colours of (H, W, 4) by alpha, in place and rounded, as Pillow does at 8 bits."""
+    peak = np.iinfo(a.dtype).max
+    for y in range(0, len(a), rows):
+        part = a[y : y + rows].astype(np.uint32)  # 65535 * 65535 + 32767 still fits
+        alpha = part[..., 3:]
+        a[y : y + rows, :, :3] = np.minimum((part[..., :3] * peak + alpha // 2) // np.maximum(alpha, 1), peak)
+
+
+def _deep(data: bytes, name: str) -> np.ndarray:
+    """Samples of more than 8 bits as uint16 (H, W, C) RGB, by OpenCV; floats must lie in [0, 1]."""
     try:
         a = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as e:
         raise ImageError(f"{name} is damaged or too large ({e.err}): convert it to a 16-bit PNG or TIFF") from e
     if a is None:
         raise ImageError(f"{name} is damaged or of a kind that is not read: convert it to a 16-bit PNG or TIFF")
-    a = a.reshape(a.shape[0], a.shape[1], -1)
+    a = _sixteen(a.reshape(a.shape[0], a.shape[1], -1), name)
+    if a.shape[2] >= 3:
+        a = cv2.cvtColor(a, cv2.COLOR_BGRA2RGBA if a.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    return a
+
+
+def _sixteen(a: np.ndarray, name: str) -> np.ndarray:
+    """Floats in [0, 1] as uint16; uint8 and uint16 as they are."""
     if a.dtype.kind == "f":
         if not np.isfinite(a).all():
             bad = int((~np.isfinite(a)).any(axis=2).sum())
             raise ImageError(f"{name} holds NaN or infinity at {bad} pixels: replace them, then save as 16 bit")
         if a.min() < -1e-3 or a.max() > 1.001:
             raise ImageError(f"{name} has floats from {a.min():g} to {a.max():g}: scale them to [0, 1] first")
-        a = np.rint(np.clip(a, 0, 1) * np.float32(65535)).astype(np.uint16)
-    elif a.dtype not in (np.uint8, np.uint16):
+        return np.rint(np.clip(a, 0, 1).astype(np.float32, copy=False) * 65535).astype(np.uint16)
+    if a.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name} has samples of type {a.dtype}: convert it to 8 or 16 bit")
-    if a.shape[2] >= 3:
-        a = cv2.cvtColor(a, cv2.COLOR_BGRA2RGBA if a.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-        if channels == 2:  # OpenCV widens gray with alpha to four channels
-            a = a[..., (0, 3)]
     return a
 
 
@@ -231,6 +277,15 @@ def _exif(image: Image.Image) -> tuple[int, bytes | None]:
         return (turn if turn in range(1, 9) else 1), (exif.tobytes() if len(exif) else None)
     except Exception:  # noqa: BLE001 - cameras write every kind of broken EXIF; the picture matters more
         return 1, None
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    """What Pillow makes of JFIF, EXIF, pHYs or TIFF's tags; None where that is no resolution."""
+    try:
+        x, y = (float(d) for d in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 1 < x < math.inf and 1 < y < math.inf else None  # 1 is what Pillow takes a TIFF without to have
 
 
 def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:

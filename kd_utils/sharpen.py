@@ -5,26 +5,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import glob
+import itertools
 import math
 import os
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import colour, encode, export, images, store, student, tiles
 from . import device as dev
-from .config import shipped
 from .images import Photo
 from .tensors import CheckpointError, bicubic, read_checkpoint
 
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
-DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
 
 
 class SharpenError(ValueError):
@@ -66,11 +68,9 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
     Raises CheckpointError, ConfigError or SharpenError.
     """
-    if scale not in DEFAULT:
+    if scale not in export.DEFAULT:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
-    name = str(model) or DEFAULT[scale]
-    ships = name in ("s", "m", "l")
-    path = shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth") if ships else Path(name).expanduser()
+    path = export.find(model, scale)
     try:
         where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
     except ValueError as e:
@@ -159,6 +159,7 @@ class Summary:
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)  # (input, why)
+    left_out: Counter[str] = field(default_factory=Counter)  # the other files of the folders, by suffix
     megapixels: float = 0.0
     seconds: float = 0.0
 
@@ -166,7 +167,11 @@ class Summary:
         speed = f", {self.megapixels / self.seconds:.2f} MP/s" if self.written else ""
         there = f", {len(self.skipped)} skipped (already there; --overwrite redoes them)" if self.skipped else ""
         first = f"{len(self.written)} sharpened ({self.megapixels:.1f} MP{speed}){there}, {len(self.failed)} failed"
-        return "\n".join([first, *(f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed)])
+        lines = [first, *(f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed)]
+        if n := self.left_out.total():
+            kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.left_out.most_common())
+            lines.append(f"{n} other file{'s' if n > 1 else ''} left out ({kinds})")
+        return "\n".join(lines)
 
 
 def sharpen(
@@ -185,81 +190,120 @@ def sharpen(
     """Sharpen files, globs and folders into `output`: a folder, or a file where the input is one file.
 
     A folder's structure is kept. What exists in `output` is skipped unless `overwrite`. A file that fails is noted and
-    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError or SharpenError for a model or
-    an option that cannot be used.
+    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError, ImageError or SharpenError for
+    a model, an option or an output that cannot be used.
     """
     if not 0 <= strength <= 1:
         raise SharpenError(f"strength={strength}: choose from 0 (only resized) to 1 (the model's full effect)")
     if (tile is not None and tile < 1) or (overlap is not None and overlap < 0):
         raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
-    tool = load(model, scale, device, engine)
-    start, done = time.monotonic(), Summary()
+    output, done = Path(output), Summary()
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    jobs = list(plan([str(i) for i in inputs], Path(output), done.failed))
-    with tqdm(jobs, unit="image", desc=f"x{scale}") as bar:
-        for source, target in bar:
+    jobs = list(plan([str(i) for i in inputs], output, done))
+    if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:
+        _check_writable(output.parent if todo == [output] else output)
+    tool, start = load(model, scale, device, engine), time.monotonic()
 
-            def progress(pixels: int) -> None:
-                done.megapixels += pixels / 1e6
-                speed = done.megapixels / (time.monotonic() - start)
-                bar.set_postfix_str(f"{done.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
-                bar.update(0)
+    def progress(pixels: int) -> None:
+        done.megapixels += pixels / 1e6
+        speed = done.megapixels / (time.monotonic() - start)
+        bar.set_postfix_str(f"{done.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
+        bar.update(0)
 
-            if target.exists() and not overwrite:
+    with tqdm(total=len(jobs), unit="image", desc=f"x{scale}", miniters=0) as bar:
+        for source, target in jobs:
+            if os.path.exists(target) and not overwrite:
                 done.skipped.append(target)
                 done.sources.append(source)
-                continue
-            try:
-                photo = images.read(source)
-                pieces = encode.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
-                done.written.append(store.write_bytes(target, b"".join(pieces)))
-                done.sources.append(source)
-            except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
-                done.failed.append((str(source), str(e) or type(e).__name__))
+            else:
+                try:
+                    photo = images.read(source)
+                    h, w, _ = photo.pixels.shape
+                    encode.check(target.suffix, w * scale, h * scale)
+                    pieces = encode.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
+                    done.written.append(store.write_bytes(target, b"".join(pieces)))
+                    done.sources.append(source)
+                except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
+                    done.failed.append((str(source), str(e) or type(e).__name__))
+            bar.update(1)
     done.seconds = time.monotonic() - start
     return done
 
 
-def plan(inputs: list[str], output: Path, failed: list[tuple[str, str]]) -> Iterator[tuple[Path, Path]]:
-    """The (input, output) files; what cannot be is added to `failed`."""
-    found = [(source, name) for item in inputs for source, name in _expand(item, output, failed)]
-    single = len(found) == 1 and output.suffix.lower() in images.SUFFIXES and not output.is_dir()
+def _check_writable(folder: Path) -> None:
+    """Raises SharpenError before the network runs for nothing. Leaves no file, and does not make the folder yet."""
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as e:
+        raise SharpenError(f"{folder} cannot be written ({there}: {e.strerror}): choose another folder") from e
+
+
+def plan(inputs: list[str], output: Path, done: Summary) -> Iterator[tuple[Path, Path]]:
+    """The (input, output) files; what cannot be is added to `done.failed`, what is no image to `done.left_out`.
+
+    Raises SharpenError or ImageError for an output that looks like a file and cannot be one.
+    """
+    if len(inputs) > 1 and os.path.isdir(output):  # `shots/* shots/out`, as a shell expands it once `out` is there
+        inputs = [item for item in inputs if Path(item).expanduser().resolve() != output.resolve()]
+    found = [(source, name) for item in inputs for source, name in _expand(item, output, done)]
+    single = False
+    if _is_image_name(output) and not os.path.isdir(output):
+        if len(found) > 1 or any(Path(item).expanduser().is_dir() for item in inputs):
+            raise SharpenError(f"{output} would be one file: name a folder for several photos")
+        encode.check(output.suffix)
+        single = True
     sources = {source.resolve() for source, _ in found}
+    names = {name for _, name in found}
     taken: dict[Path, Path] = {}
     for source, name in found:
+        if name.suffix.lower() == ".gif":  # written as PNG; one of that name keeps it
+            png = name.with_suffix(".png")
+            name = png if png not in names else name.with_name(f"{name.name}.png")
         target = output if single else output / name
-        if target.suffix.lower() == ".gif":
-            target = target.with_suffix(".png")
         if target.resolve() in sources:
-            failed.append((str(source), f"{target} is an input itself: choose another output"))
+            done.failed.append((str(source), f"{target} is an input itself: choose another output"))
         elif target in taken:
-            failed.append((str(source), f"{target} is the output of {taken[target]} already: choose two folders"))
+            done.failed.append((str(source), f"{target} is the output of {taken[target]} already: choose two folders"))
         else:
             taken[target] = source
             yield source, target
 
 
-def _expand(item: str, output: Path, failed: list[tuple[str, str]]) -> list[tuple[Path, Path]]:
+def _is_image_name(path: Path) -> bool:
+    """Whether one who writes such an output means a file."""
+    suffix = path.suffix.lower()
+    return suffix in (*images.SUFFIXES, ".heic", ".heif", ".jxl", ".avif") or suffix in Image.registered_extensions()
+
+
+def _expand(item: str, output: Path, done: Summary) -> list[tuple[Path, Path]]:
     """The files of one input, each with its path below `output`."""
     path = Path(item).expanduser()
     if path.is_dir():
-        found, root = images.list_images(path), path
+        found, root = images.list_files(path), path
     elif path.exists() or not glob.has_magic(item):
         return [(path, Path(path.name))]  # if it is not there, reading it says so
     else:
         found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
-        root = Path(os.path.commonpath([p.parent for p in found])) if found else path
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
     if output.resolve() != root.resolve():  # what earlier runs wrote is no input
         found = [p for p in found if output.resolve() not in p.resolve().parents]
+    if path.is_dir():
+        done.left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in images.SUFFIXES)
+        found = [p for p in found if p.suffix.lower() in images.SUFFIXES]
     if not found:
-        failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
+        done.failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
     return [(p, p.relative_to(root)) for p in found]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IN", help="image files, folders (their structure is kept) or globs")
-    add("output", metavar="OUT", help="a folder, or a file for one input")
+    add(
+        "output",
+        metavar="OUT",
+        help="a folder, or a file for one input; right behind the inputs, options before or after",
+    )
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
     text = "s, m or l of the students that ship (default: m; at scale 1, s), or a student or other x4 Real-ESRGAN .pth"
     add("--model", default="", help=text)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from kd_utils import export, student
 from kd_utils.__main__ import main
+from kd_utils.config import shipped
 from kd_utils.tensors import CheckpointError
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
@@ -96,6 +97,27 @@ def test_the_x4_file_opens_in_spandrel(tmp_path):
     x = torch.rand(1, 3, 31, 20)
     with torch.inference_mode():
         assert (found.model(x) - net(x)).abs().max() <= 1e-6
+
+
+def test_the_teacher_of_a_student_that_ships(tmp_path):
+    """Those have no labels.teacher: their own entry, or the hash."""
+    said = {p.key: p.value for p in onnx.load(export.export("s", tmp_path / "s.onnx")).metadata_props}
+    meta = json.loads(said["meta"])
+    assert (
+        said["teacher"] == meta.get("teacher", f"sha256 {meta['teacher_sha256']}") and len(said["training_run"]) == 16
+    )
+    assert export.describe({"teacher": "general_x4v3", "teacher_sha256": "ab"})["teacher"] == "general_x4v3"
+    assert export.describe({"teacher_sha256": "ab"})["teacher"] == "sha256 ab"
+    assert export.describe({})["teacher"] == ""
+
+
+def test_the_students_that_ship_go_by_size_and_scale(tmp_path, capsys):
+    for options, ships in (([], "x4_m"), (["--model", "l"], "x4_l"), (["--scale", "1"], "x1_s")):
+        assert main(["export", str(tmp_path / "s.onnx"), *options]) == 0
+        want = export.graph(student.load(shipped(f"student_{ships}.pth"))).SerializeToString()
+        assert (tmp_path / "s.onnx").read_bytes() == want
+    assert main(["export", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no student of scale 2 ships
+    assert "student_x4_m.pth is of scale 4, not 2" in capsys.readouterr().err and not (tmp_path / "two.onnx").exists()
 
 
 def test_command_line_and_its_errors(tmp_path, capsys):

@@ -94,6 +94,63 @@ def test_a_tiff_whose_white_is_zero(dtype):
     np.testing.assert_array_equal(images.read(buffer.getvalue()).pixels[..., 0], gray)
 
 
+def tiff(a: np.ndarray, planar: bool = False, **options) -> bytes:
+    """(H, W, C), as tifffile writes it."""
+    buffer, how = io.BytesIO(), "separate" if planar else "contig"
+    options = {"photometric": "rgb"} | options
+    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, planarconfig=how, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "zlib", "tile": (16, 16)}])
+def test_a_deep_tiff_of_separate_planes(dtype, options):
+    deep = picture(c=4, dtype=np.uint16)
+    a = deep if dtype == np.uint16 else (deep / 65535).astype(dtype)
+    photo = images.read(tiff(a[..., :3], True, **options))
+    assert photo.alpha is None
+    np.testing.assert_array_equal(photo.pixels, deep[..., :3])
+    photo = images.read(tiff(a, True, extrasamples=["unassalpha"], **options))
+    np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), deep)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_separate_planes(orientation):
+    deep, tag = picture(dtype=np.uint16), [(274, "H", 1, orientation, False)]
+    planar, plain = (images.read(tiff(deep, planar, extratags=tag)) for planar in (True, False))
+    np.testing.assert_array_equal(planar.pixels, plain.pixels)  # OpenCV turns that one
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("planar", [False, True])
+def test_premultiplied_alpha_of_a_deep_tiff_is_made_straight(dtype, planar):
+    rgb, alpha = picture(dtype=np.uint16), picture(c=1, dtype=np.uint16)
+    alpha[:3], alpha[3:6] = 0, 65535
+    a = np.dstack([np.rint(rgb * (alpha / 65535)).astype(np.uint16), alpha])
+    a = a if dtype == np.uint16 else (a / 65535).astype(dtype)
+    photo = images.read(tiff(a, planar, extrasamples=["assocalpha"]))
+    np.testing.assert_array_equal(photo.alpha, alpha[..., 0])
+    seen = alpha[..., 0] > 0
+    gap = np.abs(photo.pixels.astype(float) - rgb).max(axis=2)[seen]
+    assert (gap <= 0.5 * 65535 / alpha[..., 0][seen] + 0.5).all()  # what the file's rounding left to know
+    eight = picture()  # as Pillow does at 8 bits
+    low = np.dstack([eight, np.full((23, 37), 200, np.uint8)]) // 2
+    want = images.read(tiff(low, extrasamples=["assocalpha"])).pixels
+    got = images.read(tiff(low.astype(np.uint16) * 257, extrasamples=["assocalpha"])).pixels
+    assert np.abs(images.to_uint8(got).astype(int) - want).max() <= 1
+
+
+def test_a_fourth_sample_that_is_no_alpha_is_dropped_and_a_profile_of_floats_kept():
+    deep = picture(c=4, dtype=np.uint16)
+    for planar in (False, True):
+        photo = images.read(tiff(deep, planar, extrasamples=["unspecified"]))
+        assert photo.alpha is None
+        np.testing.assert_array_equal(photo.pixels, deep[..., :3])
+    photo = images.read(tiff((deep / 65535).astype(np.float32), extrasamples=["unassalpha"], iccprofile=SRGB))
+    assert photo.icc == SRGB and photo.pixels.shape == (23, 37, 3)
+    np.testing.assert_array_equal(photo.alpha, deep[..., 3])
+
+
 def test_palette_bilevel_and_gray_with_alpha():
     rgba = np.dstack([picture(), picture(c=1)])
     rgba[..., 3] = np.where(rgba[..., 3] > 128, 255, 0)
@@ -212,6 +269,9 @@ BAD = {
     "head.jpg": (lambda: file(Image.fromarray(picture()), "JPEG")[:12], "no image|damaged"),
     "bomb.png": (bomb, "179 megapixels"),
     "bomb.tif": (tiff_bomb, "30000x30000"),
+    "cmyk16.tif": (lambda: tiff(picture(c=4, dtype=np.uint16), photometric="separated"), "neither gray nor RGB"),
+    "lab16.tif": (lambda: tiff(picture(dtype=np.uint16), photometric="cielab"), "neither gray nor RGB"),
+    "planes.tif": (lambda: tiff(picture(dtype=np.uint16), True)[:-900], "separate planes"),
     "nan.tif": (lambda: floats(np.nan), "NaN or infinity at 1 pixels"),
     "inf.tif": (lambda: floats(np.inf), "NaN or infinity"),
     "hdr.tif": (lambda: floats(12.0), r"scale them to \[0, 1\]"),
@@ -294,6 +354,17 @@ def test_jpeg_quality_subsampling_and_metadata():
     frozen = picture()
     frozen.flags.writeable = False
     assert written(Photo(frozen), ".jpg") == written(Photo(picture()), ".jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_the_resolution_of_a_print_is_kept(kind, suffix):
+    photo = images.read(file(Image.fromarray(picture()), kind, dpi=(300, 150)))
+    again = Image.open(io.BytesIO(written(photo, suffix)))
+    np.testing.assert_allclose([float(d) for d in again.info["dpi"]], (300, 150), rtol=1e-3)
+    np.testing.assert_allclose(np.asarray(again).astype(int), photo.pixels, atol=9)
+    none = images.read(file(Image.fromarray(picture()), kind))
+    assert none.dpi is None and "dpi" not in Image.open(io.BytesIO(written(none, ".png"))).info
 
 
 def test_webp_stays_lossless_and_bmp_has_no_alpha():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,124 @@ def test_an_output_onto_an_input_or_onto_another_output_is_refused(tmp_path, mod
     save(tmp_path / "b" / "a.png", picture())
     assert run(a, tmp_path / "b" / "a.png", tmp_path / "out", model=models[4]) == 1
     assert "is the output of" in capsys.readouterr().out and (tmp_path / "out" / "a.png").exists()
+
+
+@pytest.fixture
+def unrun(monkeypatch):
+    """Photos that went to the network, which none should."""
+    seen = []
+    monkeypatch.setattr(sharpen, "apply", lambda tool, photo, *a: seen.append(photo))
+    return seen
+
+
+def test_an_output_named_as_a_file_is_never_made_a_folder(tmp_path, models, capsys, unrun):
+    a, b = save(tmp_path / "in" / "UPPER.JPG", picture()), save(tmp_path / "in" / "b.png", picture())
+    one = tmp_path / "one"
+    save(one / "a.png", picture())
+    for inputs, out, says in (
+        ([a], "out7.heic", "'.heic' files are not written: choose .png"),
+        ([a], "out.GIF", "'.gif' files are not written: choose .png"),
+        ([a], "out.jp2", "'.jp2' files are not written: choose .png"),
+        ([a, b], "two.png", "two.png would be one file: name a folder for several photos"),
+        ([tmp_path / "in"], "new.png", "name a folder for several photos"),
+        ([one], "new.png", "name a folder for several photos"),
+        ([tmp_path / "in" / "*"], "new.avif", "name a folder for several photos"),
+    ):
+        assert run(*inputs, tmp_path / out, model=models[4]) == 1
+        said = capsys.readouterr().err
+        assert says in said and said.startswith("error: ") and said.count("\n") == 1
+        assert not (tmp_path / out).exists() and not unrun
+    (tmp_path / "album.png").mkdir()  # which is a folder already
+    assert [t.name for _, t in sharpen.plan([str(a)], tmp_path / "album.png", sharpen.Summary())] == ["UPPER.JPG"]
+
+
+def test_a_globs_outputs_do_not_depend_on_what_else_matches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("shots/deep/b.png", "shots/deep/er/c.png", "shots/a.png"):
+        save(Path(name), picture())
+        for pattern in ("shots/**/*.png", tmp_path / "shots/**/*.png"):
+            jobs = dict(sharpen.plan([str(pattern)], Path("out"), sharpen.Summary()))
+            assert jobs[Path(pattern).parents[1] / name.removeprefix("shots/")] == Path("out", *Path(name).parts[1:])
+    os.chdir("shots")
+    assert dict(sharpen.plan(["*.png"], Path("out"), sharpen.Summary())) == {Path("a.png"): Path("out/a.png")}
+
+
+def test_what_a_shell_makes_of_a_glob_runs_twice(tmp_path, models, capsys):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", picture())
+    for says in ("2 sharpened", "2 skipped"):
+        assert run(*sorted(tmp_path.glob("*")), tmp_path / "out", model=models[4]) == 0
+        said = capsys.readouterr().out
+        assert says in said and "0 failed" in said
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path, models, capsys):
+    for name in ("a.heic", "deep/b.HEIC", "c.heic", "d.txt", "README", ".hidden", ".cache/e.txt", "out/f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    save(tmp_path / "g.png", picture())
+    assert run(tmp_path, tmp_path / "out", model=models[4]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 sharpened")
+    assert said.endswith("\n5 other files left out (3 .heic, 1 without suffix, 1 .txt)\n")
+    assert "left out" not in str(sharpen.sharpen(tmp_path / "g.png", tmp_path / "out", model=models[4], device="cpu"))
+
+
+def test_a_png_keeps_its_name_beside_a_gif(tmp_path, models):
+    Image.fromarray(picture()).save(tmp_path / "still.gif")
+    save(tmp_path / "still.png", picture(8, 8))
+    Image.fromarray(picture()).save(tmp_path / "other.gif")
+    assert run(tmp_path, tmp_path / "out", model=models[4]) == 0
+    sizes = {p.name: images.read_rgb(p).shape[:2] for p in (tmp_path / "out").iterdir()}
+    assert sizes == {"still.png": (32, 32), "still.gif.png": (92, 148), "other.png": (92, 148)}
+
+
+def test_what_cannot_be_written_is_found_before_the_network_runs(tmp_path, models, capsys, unrun):
+    wide = save(tmp_path / "wide.webp", np.zeros((2, 4096, 3), np.uint8))
+    assert run(wide, tmp_path / "out", model=models[4]) == 1
+    assert "16384x8 pixels do not fit into .webp" in capsys.readouterr().out and not unrun
+    a = save(tmp_path / "a.png", picture())
+    for out in (a / "out", a / "out" / "one.png"):  # below a file
+        assert run(a, out, model=models[4]) == 1
+        said = capsys.readouterr().err
+        assert "cannot be written" in said and "Not a directory" in said and said.count("\n") == 1 and not unrun
+    (tmp_path / "file").write_text("mine")
+    assert run(a, wide, tmp_path / "file", model=models[4]) == 1
+    assert "file cannot be written" in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_without_permission_is_one_line_before_the_network_runs(tmp_path):
+    save(tmp_path / "a.png", picture())
+    (tmp_path / "shut").mkdir(mode=0o555)
+    code = (  # root may write everything: become nobody first
+        "import os, sys; from kd_utils import sharpen; from PIL import Image; Image.init()\n"
+        "os.chdir(sys.argv[1])\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "sharpen.load = lambda *a: sys.exit('the network is loaded')\n"
+        "try: sharpen.sharpen('a.png', sys.argv[2])\n"
+        "except sharpen.SharpenError as e: print(e)"
+    )
+    tmp_path.chmod(0o755)
+    for out in ("shut", "shut/new"):
+        ran = subprocess.run([sys.executable, "-c", code, tmp_path, out], capture_output=True, text=True)
+        assert "shut" in ran.stdout and "Permission denied" in ran.stdout and not ran.stderr, ran
+    assert not list((tmp_path / "shut").iterdir())
+
+
+def test_the_progress_bar_counts_every_photo_once(tmp_path, models, capsys, monkeypatch):
+    monkeypatch.setattr(sharpen, "tqdm", functools.partial(sharpen.tqdm, mininterval=0))
+    for i in range(6):
+        save(tmp_path / "in" / f"{i}.png", picture())
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    assert run(tmp_path / "in" / "0.png", tmp_path / "out", model=models[4], tile=8) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", model=models[4], tile=8) == 1  # one skipped, one failed
+    counts = [(int(n), int(total)) for n, total in re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err)]
+    assert counts[-1] == (7, 7) and {total for _, total in counts} == {7}
+    shown = [n for n, _ in counts]
+    assert shown == sorted(shown) and len(shown) > 20  # tiles are shown in between
+    assert shown.count(7) <= 2  # none of them before the last photo is done
 
 
 def test_a_full_disk_leaves_the_old_output_whole(tmp_path, models):
