@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--peer", default="animevideov3", help="the same")
     args = parser.parse_args()
     models = [results.Model("bicubic", "", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
-    models += [results.load(name, results.WEIGHTS / file) for name, file in results.X4.items()]
+    shown = {name: file for name, file in results.X4.items() if name != "s, same steps"}  # as student s, to the eye
+    models += [results.load(name, results.WEIGHTS / file) for name, file in shown.items()]
     peer = teacher.find(args.peer)
     models.append(results.load(peer.stem.removeprefix("realesr-"), peer))
     models.append(results.load("teacher", teacher.find(args.teacher)))
