@@ -78,7 +78,8 @@ def compare(results: dict[str, dict[str, Any]]) -> str:
     heads["gmac_256"] = "GMAC"
     made = {name: r.get("trained", {}).get("student", {}).get("settings", {}) for name, r in results.items()}
     every = sorted({key for settings in made.values() for key in settings if not key.startswith("labels.")})
-    differ = [key for key in every if len({str(settings.get(key)) for settings in made.values()}) > 1]
+    known = [settings for settings in made.values() if settings]  # older evaluations tell none
+    differ = [key for key in every if len({str(settings.get(key)) for settings in known}) > 1]
     rows = [["", *heads.values(), *differ]]
     for name, r in results.items():
         scores = [r["models"]["student"].get(key) for key in heads]
