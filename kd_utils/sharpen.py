@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import glob
-import itertools
 import math
 import os
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import colour, encode, export, images, store, student, tiles
 from . import device as dev
 from .images import Photo
+from .plan import SharpenError, check_writable, plan
 from .tensors import CheckpointError, bicubic, read_checkpoint
 
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
-
-
-class SharpenError(ValueError):
-    """An option that cannot be used; the message names the remedy."""
 
 
 @dataclass
@@ -199,9 +192,9 @@ def sharpen(
         raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
     output, done = Path(output), Summary()
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    jobs = list(plan([str(i) for i in inputs], output, done))
+    jobs = list(plan([str(i) for i in inputs], output, done.failed, done.left_out))
     if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:
-        _check_writable(output.parent if todo == [output] else output)
+        check_writable(output.parent if todo == [output] else output)
     tool, start = load(model, scale, device, engine), time.monotonic()
 
     def progress(pixels: int) -> None:
@@ -228,72 +221,6 @@ def sharpen(
             bar.update(1)
     done.seconds = time.monotonic() - start
     return done
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises SharpenError before the network runs for nothing. Leaves no file, and does not make the folder yet."""
-    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
-    try:
-        tempfile.TemporaryFile(dir=there).close()
-    except OSError as e:
-        raise SharpenError(f"{folder} cannot be written ({there}: {e.strerror}): choose another folder") from e
-
-
-def plan(inputs: list[str], output: Path, done: Summary) -> Iterator[tuple[Path, Path]]:
-    """The (input, output) files; what cannot be is added to `done.failed`, what is no image to `done.left_out`.
-
-    Raises SharpenError or ImageError for an output that looks like a file and cannot be one.
-    """
-    if len(inputs) > 1 and os.path.isdir(output):  # `shots/* shots/out`, as a shell expands it once `out` is there
-        inputs = [item for item in inputs if Path(item).expanduser().resolve() != output.resolve()]
-    found = [(source, name) for item in inputs for source, name in _expand(item, output, done)]
-    single = False
-    if _is_image_name(output) and not os.path.isdir(output):
-        if len(found) > 1 or any(Path(item).expanduser().is_dir() for item in inputs):
-            raise SharpenError(f"{output} would be one file: name a folder for several photos")
-        encode.check(output.suffix)
-        single = True
-    sources = {source.resolve() for source, _ in found}
-    names = {name for _, name in found}
-    taken: dict[Path, Path] = {}
-    for source, name in found:
-        if name.suffix.lower() == ".gif":  # written as PNG; one of that name keeps it
-            png = name.with_suffix(".png")
-            name = png if png not in names else name.with_name(f"{name.name}.png")
-        target = output if single else output / name
-        if target.resolve() in sources:
-            done.failed.append((str(source), f"{target} is an input itself: choose another output"))
-        elif target in taken:
-            done.failed.append((str(source), f"{target} is the output of {taken[target]} already: choose two folders"))
-        else:
-            taken[target] = source
-            yield source, target
-
-
-def _is_image_name(path: Path) -> bool:
-    """Whether one who writes such an output means a file."""
-    suffix = path.suffix.lower()
-    return suffix in (*images.SUFFIXES, ".heic", ".heif", ".jxl", ".avif") or suffix in Image.registered_extensions()
-
-
-def _expand(item: str, output: Path, done: Summary) -> list[tuple[Path, Path]]:
-    """The files of one input, each with its path below `output`."""
-    path = Path(item).expanduser()
-    if path.is_dir():
-        found, root = images.list_files(path), path
-    elif path.exists() or not glob.has_magic(item):
-        return [(path, Path(path.name))]  # if it is not there, reading it says so
-    else:
-        found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-    if output.resolve() != root.resolve():  # what earlier runs wrote is no input
-        found = [p for p in found if output.resolve() not in p.resolve().parents]
-    if path.is_dir():
-        done.left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in images.SUFFIXES)
-        found = [p for p in found if p.suffix.lower() in images.SUFFIXES]
-    if not found:
-        done.failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
-    return [(p, p.relative_to(root)) for p in found]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -121,7 +121,7 @@ def _seed(cfg: Config) -> int:
 def _fresh(cfg: Config) -> student.Student:
     torch.manual_seed(_seed(cfg))
     if cfg.train.init:
-        net = student.load(cfg.train.init)
+        net = student.load(Path(cfg.train.init).expanduser())
         shape = student.shape(cfg.student.size)
         if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
             raise TrainError(

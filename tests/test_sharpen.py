@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -140,7 +141,7 @@ def test_an_output_named_as_a_file_is_never_made_a_folder(tmp_path, models, caps
         assert says in said and said.startswith("error: ") and said.count("\n") == 1
         assert not (tmp_path / out).exists() and not unrun
     (tmp_path / "album.png").mkdir()  # which is a folder already
-    assert [t.name for _, t in sharpen.plan([str(a)], tmp_path / "album.png", sharpen.Summary())] == ["UPPER.JPG"]
+    assert [t.name for _, t in sharpen.plan([str(a)], tmp_path / "album.png", [], Counter())] == ["UPPER.JPG"]
 
 
 def test_a_globs_outputs_do_not_depend_on_what_else_matches(tmp_path, monkeypatch):
@@ -148,10 +149,10 @@ def test_a_globs_outputs_do_not_depend_on_what_else_matches(tmp_path, monkeypatc
     for name in ("shots/deep/b.png", "shots/deep/er/c.png", "shots/a.png"):
         save(Path(name), picture())
         for pattern in ("shots/**/*.png", tmp_path / "shots/**/*.png"):
-            jobs = dict(sharpen.plan([str(pattern)], Path("out"), sharpen.Summary()))
+            jobs = dict(sharpen.plan([str(pattern)], Path("out"), [], Counter()))
             assert jobs[Path(pattern).parents[1] / name.removeprefix("shots/")] == Path("out", *Path(name).parts[1:])
     os.chdir("shots")
-    assert dict(sharpen.plan(["*.png"], Path("out"), sharpen.Summary())) == {Path("a.png"): Path("out/a.png")}
+    assert dict(sharpen.plan(["*.png"], Path("out"), [], Counter())) == {Path("a.png"): Path("out/a.png")}
 
 
 def test_what_a_shell_makes_of_a_glob_runs_twice(tmp_path, models, capsys):

@@ -23,6 +23,7 @@ FLOORS = [
         "optim",
         "feed",
         "photos",
+        "plan",
     },
     {"teacher", "data", "export"},
     {"train", "validate", "evaluate", "sharpen"},
