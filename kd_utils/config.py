@@ -85,7 +85,9 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 3  # checkpoints kept
     seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
-    init: str = ""  # a student file to start from: fine-tuning, or a smaller one that grows (student.grow)
+    # a student file to start from: fine-tuning, or a smaller one that grows (student.grow). "teacher": the teacher
+    # itself, channels and layers cut out of it (prune.prune), where it is a Compact one (general_x4v3, animevideov3)
+    init: str = ""
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 
 
@@ -239,11 +241,14 @@ def check(cfg: Config) -> None:
         near = difflib.get_close_matches(t, TEACHERS + STAND_INS, 1)
         hint = f"did you mean {near[0]!r}?" if near else "check the path"
         raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
-    for key, path in (("train.init", cfg.train.init), ("loss.vgg", cfg.loss.vgg if cfg.loss.uses_vgg else "")):
-        if path not in ("", "imagenet", "random") and not Path(path).expanduser().is_file():
+    vgg = cfg.loss.vgg if cfg.loss.uses_vgg else ""
+    for key, path, words in (("train.init", cfg.train.init, ["teacher"]), ("loss.vgg", vgg, ["imagenet", "random"])):
+        if path and path not in words and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path!r} is not there: check the path")
     if cfg.label.input_scale != 1 and cfg.scale != 1:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
+    if cfg.train.init == "teacher" and cfg.scale != 4:
+        raise ConfigError(f"train.init=teacher is for scale=4 only, not for scale={cfg.scale}: leave train.init out")
     if not re.fullmatch(r"[sml]|[1-9]\d{0,2}x[1-9]\d{0,2}", cfg.student.size):
         raise ConfigError(
             f"student.size={cfg.student.size!r}: choose one of s, m, l, or width x inner convolutions, such as 32x4"

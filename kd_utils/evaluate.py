@@ -136,7 +136,7 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
         if made := net.meta.get("provenance"):
             if row == "student" and made.get("train.init"):
                 notes.append(
-                    f"The student went on from {Path(made['train.init']).name}, the one without a teacher began from "
+                    f"The student began from {Path(made['train.init']).name}, the one without a teacher began from "
                     "nothing: the difference between the two is not the teacher's alone."
                 )
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}

@@ -41,6 +41,15 @@ class Teacher:
     def __call__(self, lr: Tensor) -> Tensor:
         return self.net(lr)
 
+    def compact(self) -> student.Student:
+        """The network not clamped, where it is of the student's own plain kind. Raises TeacherError where it is not."""
+        if not isinstance(self.net.net, student.Student):
+            raise TeacherError(
+                f"train.init=teacher: {self.name} is of the kind {self.architecture}, and only a RealESRGAN Compact "
+                "can be cut down to a student: leave train.init out, or set teacher=general_x4v3"
+            )
+        return self.net.net
+
 
 class _Clamped(nn.Module):
     """The raw network with its output clamped as spandrel and RealESRGANer do."""
@@ -170,6 +179,8 @@ def label(cfg: Config) -> Labelled:
     device = dev.pick(cfg.device)
     teacher = load(cfg.teacher, device)
     check_input(teacher, cfg.scale, cfg.label.input_scale)
+    if cfg.train.init == "teacher":
+        teacher.compact()  # said before the labels are made, not after
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])

@@ -2,7 +2,7 @@
 
 What step n trains on is a function of (seed, n) alone: a run that was killed goes on exactly where it was, and ranks
 (torchrun) that share a batch learn what one process learns. The order of beginnings is: the newest whole checkpoint
-(here or on Drive), else `train.init`, else fresh random weights.
+(here or on Drive), else `train.init` (a student file, or the teacher itself cut down), else fresh random weights.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import checkpoint, data, losses, optim, store, student, teacher
+from . import checkpoint, data, losses, optim, prune, store, student, teacher
 from . import device as dev
 from .config import Config, filled, to_dict
 from .feed import Crops, draw
+from .tensors import to_tensor
 from .validate import SHOWN, Watch, validate
 
 NO_TEACHER = "no_teacher"
+PRUNE_CROPS = 32  # that a student is cut out of its teacher on; more made no difference
 
 
 class TrainError(RuntimeError):
@@ -106,7 +108,7 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
 def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
     """What a training run depends on. How often it is watched and saved does not matter."""
     fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
-    if cfg.train.init:  # where the file lies does not matter, what it holds does
+    if cfg.train.init not in ("", "teacher"):  # where the file lies does not matter, what it holds does
         fields["train.init"] = Path(cfg.train.init).name
         fields["train.init_sha256"] = store.sha256(Path(cfg.train.init).expanduser())
     for name in ("valid_every", "save_every", "keep", "baseline"):
@@ -118,8 +120,11 @@ def _seed(cfg: Config) -> int:
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
 
 
-def _fresh(cfg: Config) -> student.Student:
+def _beginning(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
     torch.manual_seed(_seed(cfg))
+    if cfg.train.init == "teacher":
+        net = _from_teacher(cfg, crops, device)
+        return student.widen(net, cfg.student.expand) if cfg.student.expand else net
     if cfg.train.init:
         net = student.load(Path(cfg.train.init).expanduser())
         shape = student.shape(cfg.student.size)
@@ -131,6 +136,15 @@ def _fresh(cfg: Config) -> student.Student:
         net = student.grow(net, *shape) if (net.feat, net.convs) != shape else net
         return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
     return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+
+
+def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
+    """The student that `prune.prune` cuts out of the teacher, fitted on a few of the training crops."""
+    big = teacher.load(cfg.teacher).compact()
+    ids = np.random.default_rng([_seed(cfg), 3]).permutation(len(crops))[:PRUNE_CROPS]
+    place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
+    lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
+    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu().train()
 
 
 def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool) -> Path:
@@ -146,7 +160,11 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     device = dev.pick(cfg.device)
     amp = dev.autocast(device, t.dtype)
     double = amp.dtype == torch.float64
-    net = _fresh(cfg).to(device)
+    crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
+    saved = checkpoint.latest(folder, drive)
+    # what goes on needs no beginning
+    net = student.build(cfg.student.size, cfg.scale, cfg.student.expand) if saved else _beginning(cfg, crops, device)
+    net = net.to(device)
     net = net.double() if double else net
     if device.type == "cuda" or amp.dtype == torch.bfloat16:
         net = net.to(memory_format=torch.channels_last)
@@ -155,7 +173,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
     history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
     first = 0
-    if saved := checkpoint.latest(folder, drive):
+    if saved:
         first, state = saved
         store.require_same(str(folder), filled(state["provenance"], want), want, remedy)
         net.load_state_dict(state["net"])
@@ -166,8 +184,6 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         history = state["history"]
         if place.rank == 0:
             print(f"{name}: goes on from step {first}")
-    crops = Crops(cfg, index, "train")
-    valid = Crops(cfg, index, "valid")
     vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
     if vgg is not None and double:
         vgg.double()

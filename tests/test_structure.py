@@ -24,6 +24,7 @@ FLOORS = [
         "feed",
         "photos",
         "plan",
+        "prune",
     },
     {"teacher", "data", "export"},
     {"train", "validate", "evaluate", "sharpen"},

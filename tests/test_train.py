@@ -15,6 +15,7 @@ import torch
 from kd_utils import checkpoint, colab, data, feed, losses, store, student, teacher, train
 from kd_utils import device as dev
 from kd_utils.config import make
+from kd_utils.student import StudentError
 from kd_utils.train import TrainError
 
 TINY = (
@@ -261,6 +262,32 @@ def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
         train.train(again)
     with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
         train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
+
+
+def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
+    more = "train.init=teacher student.size=16x4 train.steps=4 train.lr=1e-5 train.lr_end=1e-5 train.baseline=no"
+    cfg = config(labelled, tmp_path, more)
+    out = train.train(cfg)
+    fresh = train.train(config(labelled, tmp_path / "fresh", more.replace("train.init=teacher", "")))
+    cut, new = (store.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (out, fresh))
+    assert cut > new + 3
+    made = student.load(out.student).meta["provenance"]
+    assert made["train.init"] == "teacher" and "train.init_sha256" not in made
+    # what goes on from a checkpoint is not cut again
+    out.student.unlink()
+    monkeypatch.setattr(train.prune, "prune", None)
+    assert difference(train.train(cfg).student, out.student) == 0
+
+
+def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path):
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.save({"params_ema": RRDBNet(num_filters=8, num_blocks=1).state_dict()}, tmp_path / "rrdb.pth")
+    cfg = config(labelled, tmp_path, f"teacher={tmp_path / 'rrdb.pth'} train.init=teacher")
+    with pytest.raises(teacher.TeacherError, match="rrdb is of the kind ESRGAN, and only a RealESRGAN Compact can be"):
+        teacher.label(cfg)
+    with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
+        train.train(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
 
 
 def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):
