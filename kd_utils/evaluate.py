@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,12 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import data, losses, metrics, report, show, sources, store, student, teacher, tiles, timing, train
+from . import costs, data, losses, metrics, report, show, sources, store, student, teacher, tiles, train
 from . import device as dev
 from .config import Config
-from .tensors import bicubic, to_tensor, to_uint8
+from .tensors import enlarged, to_tensor, to_uint8
 
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
 VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
@@ -89,7 +86,7 @@ def evaluate(cfg: Config) -> Evaluated:
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         for pair, wanted in tqdm(zip(pairs, taught), total=len(pairs), desc="scores", unit="photo"):
             x = to_tensor(pair.lr[None], device)
-            images = {"bicubic": to_uint8(_bicubic(x, cfg.scale))[0]}
+            images = {"bicubic": to_uint8(enlarged(x, cfg.scale))[0]}
             images |= {row: to_uint8(tiles.run(net, x))[0] for row, net in runs.items()} | {"teacher": wanted}
             jobs = {row: pool.submit(_scores, out, pair.hr, wanted, cfg.scale, row) for row, out in images.items()}
             scores = {row: job.result() for row, job in jobs.items()}
@@ -101,7 +98,7 @@ def evaluate(cfg: Config) -> Evaluated:
                 images = {"input": pair.lr} | images | {"original": pair.hr}
                 shown.append(_panel(cfg, len(shown), pair.name, images, scores))
 
-    costs, timed = _costs(cfg, runs, teach, device)
+    cost, timed = costs.measure(cfg, runs, teach, device)
     result = {
         "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
         "trained": {row: _trained(cfg, row, net, notes) for row, net in students.items()},
@@ -114,7 +111,7 @@ def evaluate(cfg: Config) -> Evaluated:
             "vgg": f"{vgg.name}, central {VGG_SIDE}x{VGG_SIDE} at most" if vgg else None,
             "timing": timed,
         },
-        "models": {row: _mean([p["models"].get(row, {}) for p in per_photo]) | costs[row] for row in report.ROWS},
+        "models": {row: _mean([p["models"].get(row, {}) for p in per_photo]) | cost[row] for row in report.ROWS},
         "per_photo": per_photo,
         "notes": notes,
     }
@@ -135,9 +132,11 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
             raise EvaluateError(f"{path} is a x{net.scale} student: set scale={net.scale}, or train one x{cfg.scale}")
         if made := net.meta.get("provenance"):
             if row == "student" and made.get("train.init"):
+                begin = Path(made["train.init"]).name
+                begin = "its teacher, cut down" if begin == "teacher" else begin
                 notes.append(
-                    f"The student began from {Path(made['train.init']).name}, the one without a teacher began from "
-                    "nothing: the difference between the two is not the teacher's alone."
+                    f"The student began from {begin}, the one without a teacher from nothing: the difference between "
+                    "the two is not what the training learnt from the teacher alone."
                 )
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
@@ -168,11 +167,6 @@ def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatu
     except sources.SourceError as error:
         notes.append(f"The VGG19 distance is left out: {error}")
         return None
-
-
-def _bicubic(x: Tensor, scale: int) -> Tensor:
-    """The input enlarged; at scale 1 the input itself."""
-    return bicubic(x, (x.shape[-2] * scale, x.shape[-1] * scale)) if scale > 1 else x
 
 
 def _teacher_outputs(
@@ -238,43 +232,6 @@ def _mean(scores: list[dict[str, Any]]) -> dict[str, Any]:
     drifts = [s.get("drift_rgb") for s in scores]
     out["drift_rgb"] = None if None in drifts else [statistics.fmean(d) for d in zip(*drifts)]
     return out
-
-
-@torch.inference_mode()
-def _costs(
-    cfg: Config, students: dict[str, student.Student], teach: teacher.Teacher, device: torch.device
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Parameters, GMAC for a 1024x1024 output and milliseconds an output megapixel of each row, and how it was timed.
-
-    The student without a teacher is the student's own network: it is not timed again.
-    """
-    side = max(4, cfg.eval.time_side // 4 * 4)
-    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    runs = {
-        "bicubic": lambda: _bicubic(x, cfg.scale),
-        "student": lambda: students["student"](x),
-        "teacher": lambda: teacher.target(teach, x, cfg.scale, cfg.label.input_scale),
-    }
-    half = dev.half(device)
-
-    def waited(run: Callable[[], Tensor]) -> None:
-        with torch.autocast(device.type, half, enabled=half != torch.float32):
-            run()[0, 0, 0, 0].item()  # waits for the device
-
-    took = timing.by_turns({row: partial(waited, run) for row, run in runs.items()}, cfg.eval.time_repeats)
-    megapixels = (side * cfg.scale) ** 2 / 1e6
-    costs: dict[str, dict[str, Any]] = {row: dict.fromkeys(report.COSTS) for row in report.ROWS}
-    for row, ms in took.items():
-        costs[row]["ms_per_megapixel"] = ms / megapixels
-    share = cfg.label.input_scale**2  # of the teacher's input that is left at scale 1
-    for row, net, part in (("student", students["student"], 1), ("teacher", teach.net, share)):
-        costs[row] |= {"params": student.params(net), "gmac_256": student.gmac(net, cfg.scale) * part}
-    if "student_no_teacher" in students:
-        costs["student_no_teacher"] = dict(costs["student"])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    engine = f"PyTorch {torch.__version__.split('+')[0]}, {str(half).removeprefix('torch.')}, {name}"
-    how = {"engine": engine, "threads": torch.get_num_threads(), "input_side": side, "turns": cfg.eval.time_repeats}
-    return costs, how
 
 
 def _panel(cfg: Config, n: int, name: str, images: dict[str, np.ndarray], scores: dict[str, Any]) -> Shown:

@@ -34,6 +34,11 @@ def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
 
 
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    """The input enlarged; at scale 1 the input itself."""
+    return bicubic(x, (x.shape[-2] * scale, x.shape[-1] * scale)) if scale > 1 else x
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Any .pth as tensors and plain values, never executing its pickle. Raises CheckpointError, naming the file."""
     try:

@@ -9,7 +9,7 @@ import pytest
 from kd_utils.config import ROOT
 
 FLOORS = [
-    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour", "timing"},
+    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour", "timing", "deep"},
     {
         "kernels",
         "degrade",
@@ -27,7 +27,7 @@ FLOORS = [
         "prune",
     },
     {"teacher", "data", "export"},
-    {"train", "validate", "evaluate", "sharpen"},
+    {"train", "validate", "costs", "evaluate", "sharpen"},
     {"colab"},
     {"run", "__main__"},
 ]
