@@ -20,19 +20,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import checkpoint, data, losses, optim, prune, store, student, teacher
+from . import begin, checkpoint, data, losses, optim, store, student, teacher
 from . import device as dev
+from .begin import TrainError
 from .config import Config, filled, to_dict
 from .feed import Crops, draw
-from .tensors import to_tensor
 from .validate import SHOWN, Watch, validate
 
 NO_TEACHER = "no_teacher"
-PRUNE_CROPS = 32  # that a student is cut out of its teacher on; more made no difference
-
-
-class TrainError(RuntimeError):
-    """Training cannot start or go on; the message names the remedy. Checkpoints already made are kept."""
 
 
 @dataclass
@@ -116,37 +111,6 @@ def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
     return fields | {f"labels.{k}": v for k, v in labels.items()}
 
 
-def _seed(cfg: Config) -> int:
-    return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
-
-
-def _beginning(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
-    torch.manual_seed(_seed(cfg))
-    if cfg.train.init == "teacher":
-        net = _from_teacher(cfg, crops, device)
-        return student.widen(net, cfg.student.expand) if cfg.student.expand else net
-    if cfg.train.init:
-        net = student.load(Path(cfg.train.init).expanduser())
-        shape = student.shape(cfg.student.size)
-        if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
-            raise TrainError(
-                f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
-                f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
-            )
-        net = student.grow(net, *shape) if (net.feat, net.convs) != shape else net
-        return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
-    return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
-
-
-def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
-    """The student that `prune.prune` cuts out of the teacher, fitted on a few of the training crops."""
-    big = teacher.load(cfg.teacher).compact()
-    ids = np.random.default_rng([_seed(cfg), 3]).permutation(len(crops))[:PRUNE_CROPS]
-    place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
-    lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
-    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu().train()
-
-
 def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool) -> Path:
     t, folder = cfg.train, cfg.path("train", name)
     drive = Path(cfg.drive).expanduser() / "train" / name if cfg.drive else None
@@ -163,7 +127,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
     saved = checkpoint.latest(folder, drive)
     # what goes on needs no beginning
-    net = student.build(cfg.student.size, cfg.scale, cfg.student.expand) if saved else _beginning(cfg, crops, device)
+    net = student.build(cfg.student.size, cfg.scale, cfg.student.expand) if saved else begin.network(cfg, crops, device)
     net = net.to(device)
     net = net.double() if double else net
     if device.type == "cuda" or amp.dtype == torch.bfloat16:
@@ -193,7 +157,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
 
     def load(step: int) -> tuple[list[Tensor], np.ndarray]:
-        ids, turns, spots = (a[mine] for a in draw(_seed(cfg), step, t.batch, len(crops)))
+        ids, turns, spots = (a[mine] for a in draw(begin.seed(cfg), step, t.batch, len(crops)))
         arrays = crops.batch(ids, turns)
         return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), spots
 

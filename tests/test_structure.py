@@ -27,7 +27,7 @@ FLOORS = [
         "prune",
     },
     {"teacher", "data", "export"},
-    {"train", "validate", "costs", "evaluate", "sharpen"},
+    {"begin", "train", "validate", "costs", "evaluate", "sharpen"},
     {"colab"},
     {"run", "__main__"},
 ]

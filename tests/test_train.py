@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import checkpoint, colab, data, feed, losses, store, student, teacher, train
+from kd_utils import begin, checkpoint, colab, data, feed, losses, store, student, teacher, train
 from kd_utils import device as dev
 from kd_utils.config import make
 from kd_utils.student import StudentError
@@ -275,7 +275,7 @@ def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
     assert made["train.init"] == "teacher" and "train.init_sha256" not in made
     # what goes on from a checkpoint is not cut again
     out.student.unlink()
-    monkeypatch.setattr(train.prune, "prune", None)
+    monkeypatch.setattr(begin.prune, "prune", None)
     assert difference(train.train(cfg).student, out.student) == 0
 
 

@@ -1,0 +1,53 @@
+"""What a training begins from: random weights, a student's file, or the teacher itself, cut down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import prune, student, teacher
+from .config import Config
+from .feed import Crops
+from .tensors import to_tensor
+
+FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
+
+
+class TrainError(RuntimeError):
+    """Training cannot start or go on; the message names the remedy. Checkpoints already made are kept."""
+
+
+def seed(cfg: Config) -> int:
+    """Of the start and of the order of crops."""
+    return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
+
+
+def network(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
+    """The student before its first step. Raises TrainError, StudentError or TeacherError."""
+    torch.manual_seed(seed(cfg))
+    if cfg.train.init == "teacher":
+        net = _from_teacher(cfg, crops, device)
+        return student.widen(net, cfg.student.expand) if cfg.student.expand else net
+    if cfg.train.init:
+        net = student.load(Path(cfg.train.init).expanduser())
+        shape = student.shape(cfg.student.size)
+        if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
+            raise TrainError(
+                f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
+                f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
+            )
+        net = student.grow(net, *shape) if (net.feat, net.convs) != shape else net
+        return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
+    return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+
+
+def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
+    """The student that `prune.prune` cuts out of the teacher, fitted on a few of the training crops."""
+    big = teacher.load(cfg.teacher).compact()
+    side = cfg.data.crop // cfg.scale
+    ids = np.random.default_rng([seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
+    place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
+    lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
+    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu().train()
