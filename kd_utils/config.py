@@ -56,6 +56,7 @@ class LossConfig:
     teacher: float = 1.0  # weight of L1 to the teacher's output
     gt: float = 0.0  # weight of L1 to the original
     gt_end: float = -1.0  # weight of L1 to the original at the last step, reached linearly; -1: constant
+    charbonnier: float = 0.0  # below this difference (of 1) the two L1 above turn square; 0: L1
     perceptual: float = 0.0  # weight of the VGG19 feature loss to the teacher's output
     perceptual_gt: float = 0.0  # weight of the VGG19 feature loss to the original
     fft: float = 0.0  # weight of L1 between the 2-d spectra
@@ -229,7 +230,16 @@ def check(cfg: Config) -> None:
     for key in POSITIVE:
         if values[key] <= 0:
             raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
-    for key in ("data.limit", "eval.limit", "eval.panels", "student.expand", "workers", "seed", "data.test_side"):
+    for key in (
+        "data.limit",
+        "eval.limit",
+        "eval.panels",
+        "student.expand",
+        "workers",
+        "seed",
+        "data.test_side",
+        "loss.charbonnier",
+    ):
         if values[key] < 0:
             raise ConfigError(f"{key}={values[key]!r} must not be below 0")
     t = cfg.teacher

@@ -28,9 +28,11 @@ class VGGError(ValueError):
     """VGG19 weights that are missing, damaged or not VGG19's."""
 
 
-def l1(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference, a scalar."""
-    return F.l1_loss(a, b)
+def l1(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
+    """Mean absolute difference, a scalar; with `eps` > 0 Charbonnier's, the mean of sqrt(d^2 + eps^2) - eps, which is
+    square below eps (Lai et al. 2017, LapSRN, arXiv:1704.03915; less eps, so that 0 stays 0).
+    """
+    return ((a - b).square() + eps * eps).sqrt().mean() - eps if eps else F.l1_loss(a, b)
 
 
 def _full(x: Tensor) -> Tensor:

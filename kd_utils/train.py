@@ -260,9 +260,9 @@ def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spot
     loss = pred.new_zeros(())
     w = cfg.loss
     if w.teacher:
-        loss = loss + w.teacher * losses.l1(pred, label)
+        loss = loss + w.teacher * losses.l1(pred, label, w.charbonnier)
     if gt := gt_weight(cfg, step):
-        loss = loss + gt * losses.l1(pred, hr)
+        loss = loss + gt * losses.l1(pred, hr, w.charbonnier)
     if w.fft:
         loss = loss + w.fft * losses.fft_l1(pred, label)
     for weight, target in ((w.perceptual, label), (w.perceptual_gt, hr)):

@@ -44,6 +44,7 @@ def test_overrides_are_typed():
         ("data.limit=-1", "must not be below 0"),
         ("seed=-1", "must not be below 0"),
         ("train.init=none.pth", "train.init='none.pth' is not there"),
+        ("loss.charbonnier=-0.1", "loss.charbonnier=-0.1 must not be below 0"),
         ("train.init=teacher scale=1", "train.init=teacher is for scale=4 only, not for scale=1"),
         ("loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),

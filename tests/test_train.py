@@ -334,6 +334,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
     assert base == pytest.approx((pred - label).abs().mean().item())
     assert of("loss.gt=0.5") - base == pytest.approx(0.5 * (pred - hr).abs().mean().item(), rel=1e-5)
+    assert of("loss.charbonnier=0.1") == pytest.approx(losses.l1(pred, label, 0.1).item())
     for key, target in (("perceptual", label), ("perceptual_gt", hr)):
         want = losses.perceptual(pred[::2][cut], target[::2][cut], vgg).item()
         assert of(f"loss.{key}=0.1") - base == pytest.approx(0.1 * want, rel=1e-4)
