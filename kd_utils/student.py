@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from . import store
 from .tensors import CheckpointError, read_checkpoint
 
-# width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.1
-SIZES = {"s": (24, 8), "m": (32, 14), "l": (48, 13)}
+# width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
+SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
 UP = 4  # the body always runs on the output/4 grid
 
 
