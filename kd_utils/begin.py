@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,22 @@ class TrainError(RuntimeError):
 def seed(cfg: Config) -> int:
     """Of the start and of the order of crops."""
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
+
+
+def settled(cfg: Config) -> Config:
+    """`train.init=auto` made "teacher" where the student can be cut out of the teacher, else ""."""
+    if cfg.train.init != "auto":
+        return cfg
+    fits = False
+    if cfg.scale == 4:
+        try:
+            big = student.load(teacher.find(cfg.teacher))
+            fits = big.scale == 4 and all(
+                n <= m for n, m in zip(student.shape(cfg.student.size), (big.feat, big.convs))
+            )
+        except student.StudentError:
+            pass  # of another kind
+    return replace(cfg, train=replace(cfg.train, init="teacher" if fits else ""))
 
 
 def network(cfg: Config, crops: Crops, device: torch.device) -> student.Student:

@@ -28,7 +28,7 @@ OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference
 # The names in a notebook's form and the fields they set; an empty one means what the preset says.
 FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "steps": "train.steps"}
 
-NAMES = ("samples", "DIV2K", "imagenet", "random", "teacher")  # of photos, VGG19 weights, beginnings: no paths
+NAMES = ("samples", "DIV2K", "imagenet", "random", "teacher", "auto")  # of photos, VGG19 weights, beginnings: no paths
 START = Path.cwd()  # where the notebook was opened, before `setup` goes to the clone
 
 

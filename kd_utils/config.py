@@ -87,7 +87,8 @@ class TrainConfig:
     keep: int = 3  # checkpoints kept
     seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
     # a student file to start from: fine-tuning, or a smaller one that grows (student.grow). "teacher": the teacher
-    # itself, channels and layers cut out of it (prune.prune), where it is a Compact one (general_x4v3, animevideov3)
+    # itself, channels and layers cut out of it (prune.prune), where it is a Compact one (general_x4v3, animevideov3);
+    # "auto": so where it can be, else from nothing
     init: str = ""
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 
@@ -144,6 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "loss.perceptual": 0.02,
         "loss.vgg": "random",
         "loss.crop": 32,
+        "train.init": "auto",
         "train.steps": 400,
         "train.batch": 8,
         "train.optimizer": "soap",
@@ -252,7 +254,10 @@ def check(cfg: Config) -> None:
         hint = f"did you mean {near[0]!r}?" if near else "check the path"
         raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
     vgg = cfg.loss.vgg if cfg.loss.uses_vgg else ""
-    for key, path, words in (("train.init", cfg.train.init, ["teacher"]), ("loss.vgg", vgg, ["imagenet", "random"])):
+    for key, path, words in (
+        ("train.init", cfg.train.init, ["teacher", "auto"]),
+        ("loss.vgg", vgg, ["imagenet", "random"]),
+    ):
         if path and path not in words and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path!r} is not there: check the path")
     if cfg.label.input_scale != 1 and cfg.scale != 1:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from . import costs, data, losses, metrics, report, show, sources, store, student, teacher, tiles, train
+from . import begin, costs, data, losses, metrics, report, show, sources, store, student, teacher, tiles, train
 from . import device as dev
 from .config import Config
 from .tensors import enlarged, to_tensor, to_uint8
@@ -150,7 +150,7 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
 def _trained(cfg: Config, row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
     """How a student was made; a note where the settings given now are others."""
     made = net.meta.get("provenance") or {}
-    now = train.provenance(cfg, {})
+    now = train.provenance(begin.settled(cfg), {})
     other = [f"{k} was {made[k]}, now {now[k]}" for k in sorted(made.keys() & now.keys()) if made[k] != now[k]]
     if row == "student" and other:
         notes.append(f"The student was trained with other settings than were given now ({'; '.join(other)}).")

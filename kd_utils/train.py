@@ -65,6 +65,7 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     `watch` is called at each validation (the notebook's live curve). Under torchrun each rank takes its part of every
     batch. Raises StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
     """
+    cfg = begin.settled(cfg)
     index = data.read_index(cfg)
     labels = _check_labels(cfg, index)
     place = dev.ranks()

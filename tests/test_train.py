@@ -20,7 +20,8 @@ from kd_utils.train import TrainError
 
 TINY = (
     "data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=64 loss.margin=1 loss.crop=16 "
-    "loss.fraction=0.5 train.steps=12 train.batch=4 train.warmup=2 train.valid_every=6 train.save_every=2 train.lr=1e-3"
+    "loss.fraction=0.5 train.init= train.steps=12 train.batch=4 train.warmup=2 train.valid_every=6 train.save_every=2 "
+    "train.lr=1e-3"
 )
 
 
@@ -288,6 +289,19 @@ def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path):
         teacher.label(cfg)
     with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
         train.train(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
+
+
+def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path):
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.save({"params_ema": RRDBNet(num_filters=8, num_blocks=1).state_dict()}, tmp_path / "rrdb.pth")
+    init = {
+        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}")).train.init
+        for more in ("", "student.size=m", "scale=1", f"teacher={tmp_path / 'rrdb.pth'}")
+    }
+    assert list(init.values()) == ["teacher", "", "", ""]
+    out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
+    assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"
 
 
 def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):
