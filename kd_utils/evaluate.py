@@ -132,11 +132,11 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
             raise EvaluateError(f"{path} is a x{net.scale} student: set scale={net.scale}, or train one x{cfg.scale}")
         if made := net.meta.get("provenance"):
             if row == "student" and made.get("train.init"):
-                begin = Path(made["train.init"]).name
-                begin = "its teacher, cut down" if begin == "teacher" else begin
+                name = Path(made["train.init"]).name
+                how = "as its teacher, cut down" if name == "teacher" else f"from {name}"
                 notes.append(
-                    f"The student began from {begin}, the one without a teacher from nothing: the difference between "
-                    "the two is not what the training learnt from the teacher alone."
+                    f"The student began {how}, the one without a teacher from nothing: "
+                    "the difference between the two holds that, too."
                 )
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
