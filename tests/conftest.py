@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from pathlib import Path
 
+import pipeline
 import pytest
+import torch
+from server import Handler, Site
+from training import TINY, config
+
+from kd_utils import data, sources, student, teacher, train
+from kd_utils.config import make
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -26,3 +35,62 @@ def official():
         return teacher.official()
     except ImportError as e:
         pytest.skip(f"LEFT OUT: the official realesrgan and basicsr cannot be had on Python 3.13 ({e})")
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory):
+    return pipeline.ran(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[int, str]:
+    """Small random students of each scale, which do more than their residual and drift in colour."""
+    folder = tmp_path_factory.mktemp("models")
+    for scale in (4, 2, 1):
+        torch.manual_seed(scale)
+        net = student.Student(8, 2, scale)
+        with torch.no_grad():
+            last = getattr(net, net.trunk)[-1]
+            last.weight.mul_(2.5)
+            last.bias += torch.linspace(-0.03, 0.03, 48)  # up to 8 levels
+        student.save(net, folder / f"x{scale}.pth")
+    return {scale: str(folder / f"x{scale}.pth") for scale in (4, 2, 1)}
+
+
+@pytest.fixture
+def site():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.site = Site(url=f"http://127.0.0.1:{server.server_port}")
+    server.site.server = server
+    server.handle_error = lambda *args: None  # a client that hangs up is what some tests are about
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.site
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(sources, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.delenv("KD_MIRROR", raising=False)
+    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory):
+    """Crops and labels that every test here trains on, and the overrides that made them."""
+    root = tmp_path_factory.mktemp("labelled")
+    torch.manual_seed(5)
+    sets = f"{TINY} teacher={student.save(student.build('s'), root / 'teacher.pth')}"
+    cfg = make("quick", sets, workdir=str(root))
+    data.prepare(cfg)
+    teacher.label(cfg)
+    return root, sets
+
+
+@pytest.fixture(scope="session")
+def trained(labelled, tmp_path_factory):
+    cfg = config(labelled, tmp_path_factory.mktemp("trained"))
+    seen = []
+    return cfg, train.train(cfg, watch=seen.append), seen

@@ -2,107 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import inspect
 import os
 import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
+from server import BODY, HTML, sha256
 
-from kd_utils import sources
 from kd_utils.config import ROOT
 from kd_utils.sources import CHUNK, SOURCES, Source, SourceError, fetch
-
-BODY = np.random.default_rng(0).bytes(700_000)
-HTML = b"<!DOCTYPE html><html><title>Not found</title></html>"
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@dataclass
-class Site:
-    """What the server does, and what it was asked."""
-
-    body: bytes = BODY
-    ranges: bool = True
-    breaks: list[int] = field(default_factory=list)  # bytes after which the next answers break off, in whole CHUNKs
-    status: int = 200
-    html: bool = False
-    delay: float = 0  # seconds after each 64 KiB
-    url: str = ""
-    asked: list[str | None] = field(default_factory=list)  # the Range header of each request
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        site = self.server.site
-        asked = self.headers.get("Range")
-        site.asked.append(asked)
-        body = HTML if site.html else site.body
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and site.ranges else 0
-        if start >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else site.status)
-        self.send_header("Content-Type", "text/html" if site.html else "application/octet-stream")
-        if not site.html:
-            self.send_header("Content-Disposition", 'attachment; filename="weights.pth"')
-        self.send_header("Content-Length", str(len(body) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.end_headers()
-        end = start + site.breaks.pop(0) if site.breaks else len(body)
-        for i in range(start, min(end, len(body)), 1 << 16):
-            self.wfile.write(body[i : min(i + (1 << 16), end)])
-            time.sleep(site.delay)
-        if end < len(body):
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-    def do_CONNECT(self):  # as a proxy: answer in the other site's name, with our certificate
-        self.send_response(200)
-        self.end_headers()
-        self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
-        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
-        self.handle_one_request()
-        self.close_connection = True
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def site():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.site = Site(url=f"http://127.0.0.1:{server.server_port}")
-    server.site.server = server
-    server.handle_error = lambda *args: None  # a client that hangs up is what some tests are about
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server.site
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(sources, "PAUSES", (0.01, 0.02, 0.04))
-    monkeypatch.delenv("KD_MIRROR", raising=False)
-    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -320,63 +236,6 @@ def test_a_killed_download_goes_on(site, entry, cache):
     p.communicate()
     assert fetch("tiny").read_bytes() == BODY
     assert int(site.asked[1].removeprefix("bytes=").removesuffix("-")) >= 200_000
-
-
-DRIVE_ID = "1AbCdEfGhIjKlMnOpQrStUvWxYz012345"
-
-
-@pytest.fixture
-def drive(site, cache, tmp_path, monkeypatch):
-    """A Google Drive on loopback: a proxy that answers for drive.google.com, under a certificate made here."""
-    if not shutil.which("openssl"):
-        pytest.skip("LEFT OUT: Drive downloads need the openssl command, to make a test certificate")
-    names = "subjectAltName=DNS:drive.google.com,DNS:drive.usercontent.google.com"
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2"]
-        + ["-subj", "/CN=drive.google.com", "-addext", names],
-        check=True,
-        capture_output=True,
-    )
-    site.server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    site.server.tls.load_cert_chain(cert, key)
-    for name, value in {"HTTPS_PROXY": site.url, "REQUESTS_CA_BUNDLE": str(cert), "HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("https_proxy", "NO_PROXY", "no_proxy", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    return site
-
-
-@pytest.mark.parametrize("link", ["file/d/{}/view?usp=sharing", "open?id={}", "uc?export=download&id={}"])
-def test_drive_links(drive, cache, link):
-    url = "https://drive.google.com/" + link.format(DRIVE_ID)
-    path = fetch(url)
-    assert path == cache / "drive" / DRIVE_ID / "weights.pth" and path.read_bytes() == BODY
-    asked = len(drive.asked)
-    assert fetch(url) == path and len(drive.asked) == asked
-
-
-def test_drive_errors(drive, cache):
-    url = f"https://drive.google.com/file/d/{DRIVE_ID}/view"
-    with pytest.raises(SourceError, match="no link to one file"):
-        fetch("https://drive.google.com/drive/folders/" + DRIVE_ID)
-    drive.body = HTML
-    with pytest.raises(SourceError, match=rf"web page.* {url}.*put it by hand into .*{DRIVE_ID}/"):
-        fetch(url)
-    for drive.status, drive.html in ((404, True), (200, True)):  # not found; not shared with everyone
-        with pytest.raises(SourceError, match=f"{url} could not be downloaded .*by hand into"):
-            fetch(url)
-    folder = cache / "drive" / DRIVE_ID
-    assert not folder.exists()
-    folder.mkdir()
-    (folder / "mine.pth").write_bytes(BODY)
-    assert fetch(url) == folder / "mine.pth"
-
-
-def test_gdown_takes_what_we_pass():
-    import gdown
-
-    assert {"id", "output"} <= set(inspect.signature(gdown.download).parameters)
 
 
 def test_div2k_over_a_line_that_breaks_twice_becomes_crops(site, cache, tmp_path, monkeypatch):

@@ -6,61 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training import config, difference, weights
 
-from kd_utils import begin, checkpoint, colab, data, feed, losses, store, student, teacher, train
+from kd_utils import checkpoint, colab, data, feed, losses, store, student, teacher, train
 from kd_utils import device as dev
 from kd_utils.config import make
-from kd_utils.student import StudentError
 from kd_utils.train import TrainError
-
-TINY = (
-    "data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=64 loss.margin=1 loss.crop=16 "
-    "loss.fraction=0.5 train.init= train.steps=12 train.batch=4 train.warmup=2 train.valid_every=6 train.save_every=2 "
-    "train.lr=1e-3"
-)
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    """Crops and labels that every test here trains on, and the overrides that made them."""
-    root = tmp_path_factory.mktemp("labelled")
-    torch.manual_seed(5)
-    sets = f"{TINY} teacher={student.save(student.build('s'), root / 'teacher.pth')}"
-    cfg = make("quick", sets, workdir=str(root))
-    data.prepare(cfg)
-    teacher.label(cfg)
-    return root, sets
-
-
-def config(labelled, tmp_path, more=""):
-    """A work folder of its own that shares the crops and labels."""
-    root, sets = labelled
-    tmp_path.mkdir(exist_ok=True, parents=True)
-    for part in ("crops", "labels"):
-        if not (tmp_path / part).exists():
-            (tmp_path / part).symlink_to(root / part)
-    return make("quick", f"{sets} {more}", workdir=str(tmp_path))
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["params"]
-
-
-def difference(a, b):
-    a, b = weights(a), weights(b)
-    return max((a[k] - b[k]).abs().max().item() for k in a)
-
-
-@pytest.fixture(scope="module")
-def trained(labelled, tmp_path_factory):
-    cfg = config(labelled, tmp_path_factory.mktemp("trained"))
-    seen = []
-    return cfg, train.train(cfg, watch=seen.append), seen
 
 
 def test_it_learns_and_leaves_what_it_promises(trained):
@@ -243,65 +198,6 @@ def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path
     shutil.rmtree(tmp_path / "labels")
     with pytest.raises(store.StoreError, match="run step 2 first"):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
-
-
-def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
-    cfg = config(
-        labelled, tmp_path, f"train.init={trained[1].student} train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
-    )
-    assert difference(train.train(cfg).student, trained[1].student) < 1e-5
-    more = "train.lr=1e-9 train.lr_end=1e-9 train.steps=2 train.baseline=no"
-    grown = train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m {more}"))
-    x = torch.rand(1, 3, 16, 16)
-    torch.testing.assert_close(student.load(grown.student)(x), student.load(trained[1].student)(x), atol=1e-5, rtol=0)
-    # what the file holds counts, not where it lies
-    moved = Path(shutil.copy(trained[1].student, tmp_path / Path(trained[1].student).name))
-    again = make("quick", f"{labelled[1]} train.init={moved} student.size=m {more}", workdir=str(tmp_path / "m"))
-    assert train.train(again).student == grown.student
-    student.save(student.load(grown.student), moved)
-    with pytest.raises(store.StoreError, match="train.init_sha256 was"):
-        train.train(again)
-    with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
-        train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
-
-
-def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
-    more = "train.init=teacher student.size=16x4 train.steps=4 train.lr=1e-5 train.lr_end=1e-5 train.baseline=no"
-    cfg = config(labelled, tmp_path, more)
-    out = train.train(cfg)
-    fresh = train.train(config(labelled, tmp_path / "fresh", more.replace("train.init=teacher", "")))
-    cut, new = (store.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (out, fresh))
-    assert cut > new + 3
-    made = student.load(out.student).meta["provenance"]
-    assert made["train.init"] == "teacher" and "train.init_sha256" not in made
-    # what goes on from a checkpoint is not cut again
-    out.student.unlink()
-    monkeypatch.setattr(begin.prune, "prune", None)
-    assert difference(train.train(cfg).student, out.student) == 0
-
-
-def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path):
-    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
-
-    torch.save({"params_ema": RRDBNet(num_filters=8, num_blocks=1).state_dict()}, tmp_path / "rrdb.pth")
-    cfg = config(labelled, tmp_path, f"teacher={tmp_path / 'rrdb.pth'} train.init=teacher")
-    with pytest.raises(teacher.TeacherError, match="rrdb is of the kind ESRGAN, and only a RealESRGAN Compact can be"):
-        teacher.label(cfg)
-    with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
-        train.train(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
-
-
-def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path):
-    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
-
-    torch.save({"params_ema": RRDBNet(num_filters=8, num_blocks=1).state_dict()}, tmp_path / "rrdb.pth")
-    init = {
-        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}")).train.init
-        for more in ("", "student.size=m", "scale=1", f"teacher={tmp_path / 'rrdb.pth'}")
-    }
-    assert list(init.values()) == ["teacher", "", "", ""]
-    out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
-    assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"
 
 
 def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):

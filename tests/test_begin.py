@@ -1,0 +1,75 @@
+"""What a training begins from: a file, the teacher cut down, or nothing."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from training import config, difference
+
+from kd_utils import begin, store, student, teacher, train
+from kd_utils.config import make
+from kd_utils.student import StudentError
+from kd_utils.train import TrainError
+
+
+@pytest.fixture
+def rrdb(tmp_path):
+    """A teacher of anime_6B's kind, out of which no student can be cut."""
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.save({"params_ema": RRDBNet(num_filters=8, num_blocks=1).state_dict()}, tmp_path / "rrdb.pth")
+    return tmp_path / "rrdb.pth"
+
+
+def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
+    cfg = config(
+        labelled, tmp_path, f"train.init={trained[1].student} train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
+    )
+    assert difference(train.train(cfg).student, trained[1].student) < 1e-5
+    more = "train.lr=1e-9 train.lr_end=1e-9 train.steps=2 train.baseline=no"
+    grown = train.train(config(labelled, tmp_path / "m", f"train.init={trained[1].student} student.size=m {more}"))
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(student.load(grown.student)(x), student.load(trained[1].student)(x), atol=1e-5, rtol=0)
+    # what the file holds counts, not where it lies
+    moved = Path(shutil.copy(trained[1].student, tmp_path / Path(trained[1].student).name))
+    again = make("quick", f"{labelled[1]} train.init={moved} student.size=m {more}", workdir=str(tmp_path / "m"))
+    assert train.train(again).student == grown.student
+    student.save(student.load(grown.student), moved)
+    with pytest.raises(store.StoreError, match="train.init_sha256 was"):
+        train.train(again)
+    with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
+        train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
+
+
+def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
+    more = "train.init=teacher student.size=16x4 train.steps=4 train.lr=1e-5 train.lr_end=1e-5 train.baseline=no"
+    cfg = config(labelled, tmp_path, more)
+    out = train.train(cfg)
+    fresh = train.train(config(labelled, tmp_path / "fresh", more.replace("train.init=teacher", "")))
+    cut, new = (store.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (out, fresh))
+    assert cut > new + 3
+    made = student.load(out.student).meta["provenance"]
+    assert made["train.init"] == "teacher" and "train.init_sha256" not in made
+    # what goes on from a checkpoint is not cut again
+    out.student.unlink()
+    monkeypatch.setattr(begin.prune, "prune", None)
+    assert difference(train.train(cfg).student, out.student) == 0
+
+
+def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path, rrdb):
+    cfg = config(labelled, tmp_path, f"teacher={rrdb} train.init=teacher")
+    with pytest.raises(teacher.TeacherError, match="rrdb is of the kind ESRGAN, and only a RealESRGAN Compact can be"):
+        teacher.label(cfg)
+    with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
+        train.train(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
+
+
+def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
+    init = {
+        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}")).train.init
+        for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")
+    }
+    assert list(init.values()) == ["teacher", "", "", ""]
+    out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
+    assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"
