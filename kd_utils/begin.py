@@ -44,20 +44,21 @@ def settled(cfg: Config) -> Config:
 def network(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
     """The student before its first step. Raises TrainError, StudentError or TeacherError."""
     torch.manual_seed(seed(cfg))
-    if cfg.train.init == "teacher":
-        net = _from_teacher(cfg, crops, device)
-        return student.widen(net, cfg.student.expand) if cfg.student.expand else net
-    if cfg.train.init:
-        net = student.load(Path(cfg.train.init).expanduser())
-        shape = student.shape(cfg.student.size)
-        if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
-            raise TrainError(
-                f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
-                f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
-            )
-        net = student.grow(net, *shape) if (net.feat, net.convs) != shape else net
-        return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
-    return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+    if not cfg.train.init:
+        return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+    net = _from_teacher(cfg, crops, device) if cfg.train.init == "teacher" else _from_file(cfg)
+    return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
+
+
+def _from_file(cfg: Config) -> student.Student:
+    net = student.load(Path(cfg.train.init).expanduser())
+    shape = student.shape(cfg.student.size)
+    if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
+        raise TrainError(
+            f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
+            f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
+        )
+    return student.grow(net, *shape) if (net.feat, net.convs) != shape else net
 
 
 def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
@@ -67,4 +68,4 @@ def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.St
     ids = np.random.default_rng([seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
     place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
     lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
-    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu().train()
+    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu()
