@@ -259,7 +259,7 @@ def check(cfg: Config) -> None:
         ("loss.vgg", vgg, ["imagenet", "random"]),
     ):
         if path and path not in words and not Path(path).expanduser().is_file():
-            raise ConfigError(f"{key}={path!r} is not there: check the path")
+            raise ConfigError(f"{key}={path!r} is not there: check the path, or say {' or '.join(words)}")
     if cfg.label.input_scale != 1 and cfg.scale != 1:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
     if cfg.train.init == "teacher" and cfg.scale != 4:
