@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from . import begin, costs, data, losses, metrics, report, show, sources, store, student, teacher, tiles, train
+from . import begin, costs, data, losses, metrics, page, report, show, sources, store, student, teacher, tiles, train
 from . import device as dev
 from .config import Config
 from .tensors import enlarged, to_tensor, to_uint8
@@ -266,10 +266,10 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
         base = "bicubic" if cfg.scale > 1 else "input"
         pairs = (before, after, (base, "student")), (after, wanted, ("student", "teacher"))
         pictures.append((Path(s.name).stem, show.data_uri(Image.open(s.panel)), [show.slider(*p) for p in pairs]))
-    page = report.page(result, trained, pictures, curve)
+    text = page.html(result, trained, pictures, curve)
     out = Evaluated(
         store.write_json(folder / "metrics.json", result),
-        store.write_bytes(folder / "report.html", page.encode()),
+        store.write_bytes(folder / "report.html", text.encode()),
         report.table(result),
         report.headline(result),
         shown,

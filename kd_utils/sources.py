@@ -13,29 +13,22 @@ import os
 import re
 import shutil
 import sys
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from . import transfer
+
 CACHE = "~/.cache/imagesharpening-kd"
-TIMEOUT = 30  # seconds without a byte
-PAUSES = (1, 2, 4, 8)  # seconds before the next attempt, after attempts that brought nothing new
-CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class SourceError(RuntimeError):
     """A file that cannot be had, is not what it should be, or cannot be stored; the message says what to do."""
-
-
-class _Failed(Exception):
-    """One place did not give the file; the next one may."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ def _is_html(path: Path) -> bool:
 def _download(source: Source, path: Path) -> None:
     """Try each place in turn; called under the file's lock."""
     part = path.with_name(path.name + ".part")
-    need, free = source.bytes - _size(part), shutil.disk_usage(path.parent).free
+    need, free = source.bytes - transfer.size(part), shutil.disk_usage(path.parent).free
     if free < need:
         raise SourceError(_no_room(source.file, path.parent, f"{need:,} bytes needed, {free:,} free"))
     mirror = os.environ.get("KD_MIRROR")
@@ -157,10 +150,10 @@ def _download(source: Source, path: Path) -> None:
             os.replace(part, path)
             _stamped(source, path, leave=True)
             return
-        except _Failed as e:
+        except transfer.Failed as e:
             failures.append(f"{place}: {e}")
             print(failures[-1], file=sys.stderr)
-    kept = f" ({_size(part):,} of {source.bytes:,} bytes are kept)" if part.exists() else ""
+    kept = f" ({transfer.size(part):,} of {source.bytes:,} bytes are kept)" if part.exists() else ""
     raise SourceError(
         f"{source.file} could not be downloaded:\n  "
         + "\n  ".join(failures)
@@ -175,9 +168,9 @@ def _take(source: Source, place: str, part: Path) -> None:
     try:
         with tqdm(total=source.bytes, desc=source.file, unit="B", unit_scale=True, mininterval=0.5) as bar:
             if place.startswith(("http://", "https://")):
-                _get(source, place, part, bar)
+                transfer.get(place, part, source.bytes, bar)
             else:
-                _copy(place.removeprefix("file://"), part, bar)
+                transfer.copy(place.removeprefix("file://"), part, bar)
     except OSError as e:
         if e.errno in NO_ROOM:
             raise SourceError(_no_room(source.file, part.parent, e.strerror)) from e
@@ -185,71 +178,8 @@ def _take(source: Source, place: str, part: Path) -> None:
     if wrong := _wrong(source, part):
         part.unlink()
         if not resumed:
-            raise _Failed(wrong)
+            raise transfer.Failed(wrong)
         _take(source, place, part)  # what was kept of an earlier try may have been the wrong part
-
-
-def _copy(place: str, part: Path, bar: tqdm) -> None:
-    try:
-        file = open(place, "rb")
-    except OSError as e:
-        raise _Failed(e.strerror) from e
-    with file, open(part, "wb") as f:
-        while chunk := file.read(CHUNK):
-            f.write(chunk)
-            bar.update(len(chunk))
-        os.fsync(f.fileno())
-
-
-def _get(source: Source, url: str, part: Path, bar: tqdm) -> None:
-    """Download into `part`, from where it ends, through any number of breaks as long as each attempt gets further."""
-    best, idle, why = _size(part), 0, ""
-    while _size(part) < source.bytes:
-        if idle > len(PAUSES):
-            raise _Failed(f"{why} ({idle} attempts)")
-        time.sleep((0, *PAUSES)[idle])
-        try:
-            _attempt(source, url, part, bar)
-            why = "the connection ended early"
-        except (requests.RequestException, ConnectionError, TimeoutError) as e:
-            why = _reason(e)
-        idle = 0 if _size(part) > best else idle + 1
-        best = max(best, _size(part))
-
-
-def _attempt(source: Source, url: str, part: Path, bar: tqdm) -> None:
-    """One request. Raises _Failed where another attempt is of no use, requests' exceptions where it may be."""
-    have = _size(part)
-    headers = {"User-Agent": "imagesharpening-kd", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={have}-"} if have else {}
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as r:
-        if r.status_code == 416:  # our part is no beginning of what is there
-            part.unlink(missing_ok=True)
-        if r.status_code in (408, 416, 429) or r.status_code >= 500:
-            raise requests.HTTPError(f"the server answered {r.status_code} {r.reason}")
-        if r.status_code not in (200, 206):
-            raise _Failed(f"the server answered {r.status_code} {r.reason}")
-        if r.headers.get("Content-Type", "").startswith("text/html"):
-            raise _Failed("the server sent a web page (an error, sign-in or quota page) instead of the file")
-        start, total = 0, r.headers.get("Content-Length", "")
-        if r.status_code == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", r.headers.get("Content-Range", ""))
-            start, total = (int(found[1]), found[2]) if found else (have, "")
-        if total.isdigit() and int(total) != source.bytes:
-            raise _Failed(f"there it has {total} bytes instead of {source.bytes} (sha256 {source.sha256})")
-        if start != have:  # Range was ignored: from the beginning again
-            part.unlink()
-            if start:
-                raise requests.HTTPError(f"the server sent bytes from {start} instead of {have}")
-        bar.n = start
-        with open(part, "ab") as f:
-            for chunk in r.iter_content(CHUNK):
-                f.write(chunk)
-                bar.update(len(chunk))
-                if f.tell() > source.bytes:
-                    break  # _wrong says the rest
-            f.flush()
-            os.fsync(f.fileno())
 
 
 def _fetch_drive(url: str, folder: Path) -> Path:
@@ -272,7 +202,9 @@ def _fetch_drive(url: str, folder: Path) -> Path:
         except Exception as e:  # gdown 5 and 6 raise different ones, and requests' own
             if isinstance(e, OSError) and e.errno in NO_ROOM:
                 raise SourceError(_no_room(url, folder, e.strerror)) from e
-            raise SourceError(f"{url} could not be downloaded from Google Drive ({_reason(e)[:300]}). {by_hand}") from e
+            raise SourceError(
+                f"{url} could not be downloaded from Google Drive ({transfer.reason(e)[:300]}). {by_hand}"
+            ) from e
         here = next(partly.glob("*"), None)
         if not here or _is_html(here):
             raise SourceError(f"Google Drive sent a web page (a quota or sign-in page) for {url}. {by_hand}")
@@ -301,20 +233,9 @@ def _lock(path: Path):
         lock.release()
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _no_room(file: str, folder: Path, what: str) -> str:
     return f"no room for {file} in {folder} ({what}): free some, or set KD_CACHE to a folder on a larger disk"
 
 
 def _unwritable(folder: Path, e: Exception) -> str:
     return f"the download cache {folder} cannot be written ({e}): set KD_CACHE to a folder that can"
-
-
-def _reason(e: Exception) -> str:
-    """The short cause in requests' long connection errors."""
-    if isinstance(e, requests.ConnectionError) and e.args and hasattr(e.args[0], "reason"):
-        return f"no connection: {str(e.args[0].reason).rsplit(': ', 1)[-1]}"
-    return " ".join(str(e).split())

@@ -12,7 +12,7 @@ import torch
 from server import Handler, Site
 from training import TINY, config
 
-from kd_utils import data, sources, student, teacher, train
+from kd_utils import data, student, teacher, train, transfer
 from kd_utils.config import make
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -71,7 +71,7 @@ def site():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(sources, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(transfer, "PAUSES", (0.01, 0.02, 0.04))
     monkeypatch.delenv("KD_MIRROR", raising=False)
     monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_utils import config, data, evaluate, losses, metrics, report, store, student, tensors
+from kd_utils import config, data, evaluate, losses, metrics, page, report, store, student, tensors
 from kd_utils.__main__ import main as cli
 
 TINY = (
@@ -259,8 +259,8 @@ def test_report_says_plainly_what_is_so(ready):
     models = result["models"]
     models["student"]["psnr_y_teacher"], models["bicubic"]["psnr_y_teacher"] = 33.14, 30.2
     models["student"]["gmac_256"], models["teacher"]["gmac_256"] = 3.4, 79.0
-    page = report.page(result, {}, [("<a>", "data:,", [])], "")
-    assert "stand-in" in page and "not Real-ESRGAN" in page.replace("\n", " ") and "<a>" not in page
+    text = page.html(result, {}, [("<a>", "data:,", [])], "")
+    assert "stand-in" in text and "not Real-ESRGAN" in text.replace("\n", " ") and "<a>" not in text
     assert (
         report.headline(result)
         == "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic, at 1/23 of its cost."

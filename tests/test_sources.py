@@ -18,7 +18,8 @@ import pytest
 from server import BODY, HTML, sha256
 
 from kd_utils.config import ROOT
-from kd_utils.sources import CHUNK, SOURCES, Source, SourceError, fetch
+from kd_utils.sources import SOURCES, Source, SourceError, fetch
+from kd_utils.transfer import CHUNK
 
 
 @pytest.fixture

@@ -9,7 +9,20 @@ import pytest
 from kd_utils.config import ROOT
 
 FLOORS = [
-    {"config", "overrides", "device", "sources", "images", "store", "tensors", "encode", "colour", "timing", "deep"},
+    {
+        "config",
+        "overrides",
+        "device",
+        "sources",
+        "transfer",
+        "images",
+        "store",
+        "tensors",
+        "encode",
+        "colour",
+        "timing",
+        "deep",
+    },
     {
         "kernels",
         "degrade",
@@ -20,6 +33,7 @@ FLOORS = [
         "checkpoint",
         "show",
         "report",
+        "page",
         "optim",
         "feed",
         "photos",

@@ -128,11 +128,11 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
     from dataclasses import replace
 
-    from kd_utils import sources
+    from kd_utils import sources, transfer
 
     closed = "http://127.0.0.1:9/RealESRGAN_x4plus_anime_6B.pth"
     monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
-    monkeypatch.setattr(sources, "PAUSES", ())
+    monkeypatch.setattr(transfer, "PAUSES", ())
     with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
         teacher.load("anime_6B")
 
