@@ -101,7 +101,8 @@ def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg:
     by = f"-{teach.key[:16]}" if teach else ""  # scores to the teacher are in it too
     paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}{by}.json" for m in models}
     found = {name: store.read_json(path) if path.is_file() else {} for name, path in paths.items()}
-    new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name]["vgg"] is None)}
+    judge = store.sha256(vgg.features[0].weight.numpy().tobytes())[:16] if vgg else None
+    new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name].get("vgg_by") != judge)}
     taught = _taught(teach, case, cache.parent / "teacher") if teach else None
     out = {name: taught if m is teach else picture(m, case) for name, m in new.items()}
     for name, image in out.items():
@@ -113,7 +114,7 @@ def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg:
     if vgg and out:
         far = losses.vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
     for name, distance in zip(out, far, strict=True):
-        found[name]["vgg"] = distance
+        found[name] |= {"vgg": distance, "vgg_by": judge}
         store.write_json(paths[name], found[name])
     return found
 
@@ -216,14 +217,15 @@ def main(argv: list[str] | None = None) -> None:
     vgg = losses.load_vgg(args.vgg) if args.vgg else None
     if not vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
-    peer, teach = teacher.find(args.peer), teacher.find(args.teacher)
     x4 = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
     for name, file in X4.items():
         if (WEIGHTS / file).is_file():
             x4.append(load(name, WEIGHTS / file))
         else:
             print(f"{name} is LEFT OUT: there is no {file}")
-    x4 += [load(peer.stem, peer), load("teacher", teach)]
+    for name, given in ((teacher.find(args.peer).stem, args.peer), ("teacher", args.teacher)):
+        big = teacher.load(given)
+        x4.append(Model(name, big.sha256, big, big.net))
     x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
     four, one = measure(args, 4, x4, x4[-1], vgg), measure(args, 1, x1, None, vgg)

@@ -31,8 +31,11 @@ def run(
     """Train `cfg` in `folder`, on the crops and labels of `common` where it `changed` nothing of theirs; its scores."""
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "trial.json"
+    settings = config.to_dict(cfg, "seed", "scale", *OWN["labels"], "student.", "loss.", "train.")
     if done.is_file():
-        return store.read_json(done)
+        kept = store.read_json(done)
+        store.require_same(str(done), kept.get("settings", {}), settings, f"Delete {folder} to do this trial anew.")
+        return kept
     here = replace(cfg, workdir=str(folder))
     for name, keys in OWN.items():
         if any(key.startswith(keys) for key in changed):
@@ -41,7 +44,7 @@ def run(
             (folder / name).symlink_to(os.path.relpath(common.path(name), folder))
     start = time.process_time()
     out = train.train(here)
-    cost = {"cpu_s": time.process_time() - start, "steps": cfg.train.steps}
+    cost = {"settings": settings, "cpu_s": time.process_time() - start, "steps": cfg.train.steps}
     net = student.load(out.student)
     store.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(common, net, vgg))
     return store.read_json(done)
@@ -76,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     def make(changes: dict) -> config.Config:
         cfg = config.make(spec["preset"], spec["common"] | {"workdir": args.workdir})
         config.override(cfg, args.set)
-        return config.override(cfg, changes)
+        config.check(config.override(cfg, changes))
+        return cfg
 
     common = make({})
     data.prepare(common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from .config import Config
 from .feed import Crops
 from .tensors import to_tensor
 
+ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted on fewer is worse than a random start
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
 
 
@@ -25,20 +27,25 @@ def seed(cfg: Config) -> int:
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
 
 
-def settled(cfg: Config) -> Config:
-    """`train.init=auto` made "teacher" where the student can be cut out of the teacher, else ""."""
+def settled(cfg: Config, index: dict[str, Any]) -> Config:
+    """`train.init=auto` made "teacher" where the student can be cut out of the teacher, else "". `index` is of the
+    crops.
+    """
     if cfg.train.init != "auto":
         return cfg
     fits = False
     if cfg.scale == 4:
         try:
             big = student.load(teacher.find(cfg.teacher))
-            fits = big.scale == 4 and all(
-                n <= m for n, m in zip(student.shape(cfg.student.size), (big.feat, big.convs))
-            )
+            count = sum(e["count"] for e in index["shards"] if e["split"] == "train")
+            fits = prune.holds(big, *student.shape(cfg.student.size)) and _enough(cfg, count, big)
         except student.StudentError:
             pass  # of another kind
     return replace(cfg, train=replace(cfg.train, init="teacher" if fits else ""))
+
+
+def _enough(cfg: Config, crops: int, big: student.Student) -> bool:
+    return crops * (cfg.data.crop // cfg.scale) ** 2 >= ENOUGH * big.feat
 
 
 def network(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
@@ -64,6 +71,11 @@ def _from_file(cfg: Config) -> student.Student:
 def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
     """The student that `prune.prune` cuts out of the teacher, fitted on a few of the training crops."""
     big = teacher.load(cfg.teacher).compact()
+    if not _enough(cfg, len(crops), big):
+        raise TrainError(
+            f"train.init=teacher: {len(crops)} crops of data.crop={cfg.data.crop} are too few to fit a student cut out "
+            f"of {cfg.teacher} on: raise data.crops_per_photo, or leave train.init out"
+        )
     side = cfg.data.crop // cfg.scale
     ids = np.random.default_rng([seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
     place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64

@@ -185,6 +185,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
 STAND_INS = ("student_x4_s", "student_x4_m", "student_x4_l")
 
+INITS, VGGS = ("teacher", "auto"), ("imagenet", "random")  # the words that stand where a file may
+
 CHOICES = {
     "scale": (4, 2, 1),
     "degrade.profile": ("bicubic", "light", "two_order", "mixed"),
@@ -197,6 +199,11 @@ POSITIVE = {
     "data.crop", "data.crops_per_photo", "data.valid_crops_per_photo", "data.valid_count", "label.batch",
     "loss.crop", "train.steps", "train.batch", "train.lr", "train.valid_every", "train.save_every", "train.keep",
     "eval.time_repeats",
+}  # fmt: skip
+NOT_NEGATIVE = {
+    "seed", "workers", "data.limit", "data.test_count", "data.test_side", "student.expand", "loss.teacher", "loss.gt",
+    "loss.perceptual", "loss.perceptual_gt", "loss.fft", "loss.charbonnier", "loss.margin", "train.lr_end",
+    "train.warmup", "train.clip", "eval.limit", "eval.panels",
 }  # fmt: skip
 
 
@@ -218,8 +225,12 @@ def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = ""
 
 def filled(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
     """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
-    if have.get("train.init") and "train.init_sha256" not in have:  # a path, then
-        have = have | {k: want[k] for k in ("train.init", "train.init_sha256") if k in want}
+    paths = {k: have.get(k) for k in ("train.init", "loss.vgg")}  # once kept as the path that was given, unhashed
+    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
+        if paths[key] and paths[key] not in words and f"{key}_sha256" not in have:
+            have = have | {k: want[k] for k in (key, f"{key}_sha256") if k in want}
+    if "loss.vgg" not in want:  # where no loss uses it, it no longer counts
+        have = {k: v for k, v in have.items() if not k.startswith("loss.vgg")}
     return {k: v for k, v in keys(Config()).items() if k in want} | have
 
 
@@ -232,16 +243,7 @@ def check(cfg: Config) -> None:
     for key in POSITIVE:
         if values[key] <= 0:
             raise ConfigError(f"{key}={values[key]!r} must be greater than 0")
-    for key in (
-        "data.limit",
-        "eval.limit",
-        "eval.panels",
-        "student.expand",
-        "workers",
-        "seed",
-        "data.test_side",
-        "loss.charbonnier",
-    ):
+    for key in NOT_NEGATIVE:
         if values[key] < 0:
             raise ConfigError(f"{key}={values[key]!r} must not be below 0")
     t = cfg.teacher
@@ -255,8 +257,8 @@ def check(cfg: Config) -> None:
         raise ConfigError(f"teacher={t!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: {hint}")
     vgg = cfg.loss.vgg if cfg.loss.uses_vgg else ""
     for key, path, words in (
-        ("train.init", cfg.train.init, ["teacher", "auto"]),
-        ("loss.vgg", vgg, ["imagenet", "random"]),
+        ("train.init", cfg.train.init, INITS),
+        ("loss.vgg", vgg, VGGS),
     ):
         if path and path not in words and not Path(path).expanduser().is_file():
             raise ConfigError(f"{key}={path!r} is not there: check the path, or say {' or '.join(words)}")

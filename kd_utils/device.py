@@ -27,14 +27,17 @@ def ranks() -> Ranks:
 
 
 def pick(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA (of this process's local rank), else the CPU. Raises ConfigError for what this machine lacks.
+    """`auto` takes CUDA, else the CPU; CUDA without a number is that of this process's local rank.
 
+    Raises ConfigError for what this machine lacks.
     Apple's MPS is taken by name only: only some releases of torch have all that SOAP needs there.
     """
     if name == "auto":
-        return torch.device("cuda", ranks().local) if torch.cuda.is_available() else torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", ranks().local)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ConfigError(

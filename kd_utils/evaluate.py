@@ -101,7 +101,7 @@ def evaluate(cfg: Config) -> Evaluated:
     cost, timed = costs.measure(cfg, runs, teach, device)
     result = {
         "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
-        "trained": {row: _trained(cfg, row, net, notes) for row, net in students.items()},
+        "trained": {row: _trained(cfg, index, row, net, notes) for row, net in students.items()},
         "protocol": {
             "scale": cfg.scale,
             "border": cfg.scale,
@@ -141,16 +141,30 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
             store.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
+            if row == "student_no_teacher" and (differ := _unlike(made, found["student"])):
+                notes.append(
+                    f"The student without a teacher that is here is not the same student ({differ}): its row is empty. "
+                    f"Delete {path.parent} and train with train.baseline=true to have it."
+                )
+                continue
         else:
             notes.append(f"{path.name} does not say what it was trained on: it may have seen the test photos.")
         found[row] = net
     return found
 
 
-def _trained(cfg: Config, row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
+def _unlike(made: dict[str, Any], with_teacher: student.Student) -> str:
+    """What of network and training, beside loss and beginning, was otherwise without a teacher than with one."""
+    taught = with_teacher.meta.get("provenance") or {}
+    keys = [k for k in made.keys() & taught.keys() if k == "seed" or k.startswith(("student.", "train."))]
+    keys = sorted(k for k in keys if not k.startswith("train.init") and made[k] != taught[k])
+    return "; ".join(f"{k} is {made[k]}, not {taught[k]}" for k in keys)
+
+
+def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
     """How a student was made; a note where the settings given now are others."""
     made = net.meta.get("provenance") or {}
-    now = train.provenance(begin.settled(cfg), {})
+    now = train.provenance(begin.settled(cfg, index), {})
     other = [f"{k} was {made[k]}, now {now[k]}" for k in sorted(made.keys() & now.keys()) if made[k] != now[k]]
     if row == "student" and other:
         notes.append(f"The student was trained with other settings than were given now ({'; '.join(other)}).")

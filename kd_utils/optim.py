@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -71,3 +73,10 @@ def make(name: str, params, lr: float, betas: list[float], fused: bool = False) 
     if name == "soap":
         return SOAP(params, lr)
     return torch.optim.Adam(params, lr, tuple(betas), fused=fused)
+
+
+def restore(opt: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a checkpoint's state, of another device too: whether Adam is fused stays as `make` made it here."""
+    for saved, here in zip(state["param_groups"], opt.param_groups, strict=True):
+        saved |= {k: here[k] for k in ("fused",) if k in here}
+    opt.load_state_dict(state)

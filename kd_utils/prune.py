@@ -21,6 +21,20 @@ from .student import Student, StudentError
 TAPS = 9  # of a 3x3 kernel
 
 
+def holds(big: Student, feat: int, convs: int) -> bool:
+    """Whether a student of that size can be cut out of `big`."""
+    return big.scale == 4 and feat <= big.feat and convs <= big.convs
+
+
+def check(big: Student, feat: int, convs: int) -> None:
+    """Raises StudentError for a size that `big` does not hold."""
+    if not holds(big, feat, convs):
+        raise StudentError(
+            f"student.size={feat}x{convs} cannot be cut out of a x{big.scale} network of {big.feat}x{big.convs}: "
+            "neither number may be larger, and its scale must be 4"
+        )
+
+
 @torch.no_grad()
 def prune(big: Student, feat: int, convs: int, lr: Tensor) -> Student:
     """A student of `feat` channels and `convs` inner convolutions that does nearly what plain x4 `big` does.
@@ -28,11 +42,7 @@ def prune(big: Student, feat: int, convs: int, lr: Tensor) -> Student:
     `lr` (N, 3, h, w) in [0, 1] is what the fit is made on, on its device: 32 crops of 64x64 take two minutes of a CPU
     core, and 1 GB, for a teacher of 64x32. Raises StudentError for a size that `big` does not hold.
     """
-    if feat > big.feat or convs > big.convs or big.scale != 4:
-        raise StudentError(
-            f"student.size={feat}x{convs} cannot be cut out of a x{big.scale} network of {big.feat}x{big.convs}: "
-            "neither number may be larger, and its scale must be 4"
-        )
+    check(big, feat, convs)
     layers = list(getattr(big, big.trunk))
     pre = [layers[0](lr)]  # what each convolution computes, before its PReLU
     for act, conv in zip(layers[1::2], layers[2::2], strict=True):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import data, sources, store, student
+from . import data, prune, sources, store, student
 from . import device as dev
 from .config import STAND_INS, TEACHERS, Config, shipped, to_dict
 from .tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
@@ -180,7 +180,7 @@ def label(cfg: Config) -> Labelled:
     teacher = load(cfg.teacher, device)
     check_input(teacher, cfg.scale, cfg.label.input_scale)
     if cfg.train.init == "teacher":
-        teacher.compact()  # said before the labels are made, not after
+        prune.check(teacher.compact(), *student.shape(cfg.student.size))  # said before the labels are made, not after
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])

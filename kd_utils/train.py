@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from . import begin, checkpoint, data, losses, optim, store, student, teacher
 from . import device as dev
 from .begin import TrainError
-from .config import Config, filled, to_dict
+from .config import INITS, VGGS, Config, filled, to_dict
 from .feed import Crops, draw
 from .validate import SHOWN, Watch, validate
 
@@ -63,10 +63,12 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     """Step 3. Writes ``student_model.pth`` and, with `train.baseline`, ``train/no_teacher/student_model.pth``.
 
     `watch` is called at each validation (the notebook's live curve). Under torchrun each rank takes its part of every
-    batch. Raises StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
+    batch, and all learn what one process would; with a perceptual loss only where its sub-crops (`loss.fraction` of the
+    batch) can be shared evenly, else each rank takes one at least, more in all than one process takes. Raises
+    StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
     """
-    cfg = begin.settled(cfg)
     index = data.read_index(cfg)
+    cfg = begin.settled(cfg, index)
     labels = _check_labels(cfg, index)
     place = dev.ranks()
     if cfg.train.batch % place.world:
@@ -104,9 +106,11 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
 def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
     """What a training run depends on. How often it is watched and saved does not matter."""
     fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
-    if cfg.train.init not in ("", "teacher"):  # where the file lies does not matter, what it holds does
-        fields["train.init"] = Path(cfg.train.init).name
-        fields["train.init_sha256"] = store.sha256(Path(cfg.train.init).expanduser())
+    if not cfg.loss.uses_vgg:
+        fields.pop("loss.vgg")
+    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
+        if (given := fields.get(key)) and given not in words:  # where the file lies does not matter, what it holds does
+            fields |= {key: Path(given).name, f"{key}_sha256": store.sha256(Path(given).expanduser())}
     for name in ("valid_every", "save_every", "keep", "baseline"):
         fields.pop(f"train.{name}")
     return fields | {f"labels.{k}": v for k, v in labels.items()}
@@ -143,7 +147,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         store.require_same(str(folder), filled(state["provenance"], want), want, remedy)
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
-        opt.load_state_dict(state["opt"])
+        optim.restore(opt, state["opt"])
         if state["scaler"]:  # empty from a device that needs none
             scaler.load_state_dict(state["scaler"])
         history = state["history"]

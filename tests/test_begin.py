@@ -7,7 +7,7 @@ import pytest
 import torch
 from training import config, difference
 
-from kd_utils import begin, store, student, teacher, train
+from kd_utils import begin, data, store, student, teacher, train
 from kd_utils.config import make
 from kd_utils.student import StudentError
 from kd_utils.train import TrainError
@@ -52,24 +52,32 @@ def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
     made = student.load(out.student).meta["provenance"]
     assert made["train.init"] == "teacher" and "train.init_sha256" not in made
     # what goes on from a checkpoint is not cut again
-    out.student.unlink()
+    first = out.student.rename(tmp_path / "first.pth")
     monkeypatch.setattr(begin.prune, "prune", None)
-    assert difference(train.train(cfg).student, out.student) == 0
+    assert difference(train.train(cfg).student, first) == 0
+    # and what began so is not taken for what began otherwise
+    for init in ("", first):
+        with pytest.raises(store.StoreError, match='train.init was "teacher"'):
+            train.train(config(labelled, tmp_path, more.replace("init=teacher", f"init={init}")))
 
 
 def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path, rrdb):
     cfg = config(labelled, tmp_path, f"teacher={rrdb} train.init=teacher")
     with pytest.raises(teacher.TeacherError, match="rrdb is of the kind ESRGAN, and only a RealESRGAN Compact can be"):
         teacher.label(cfg)
-    with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
-        train.train(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
+    for step in (teacher.label, train.train):  # said before the labels are made, too
+        with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
+            step(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
 
 
 def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
+    index = data.read_index(config(labelled, tmp_path))
     init = {
-        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}")).train.init
+        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
         for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")
     }
     assert list(init.values()) == ["teacher", "", "", ""]
+    few = {"shards": [{"split": "train", "count": 2}, {"split": "valid", "count": 90}]}
+    assert begin.settled(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
     out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
     assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"

@@ -127,6 +127,10 @@ def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_p
     made = (folder / "base" / "trial.json").stat().st_mtime_ns
     trials.main(call)
     assert (folder / "base" / "trial.json").stat().st_mtime_ns == made
+    with pytest.raises(store.StoreError, match="train.lr was .* now 0.5. Delete .* to do this trial anew"):
+        trials.main([*call, "train.lr=0.5"])
+    with pytest.raises(ConfigError, match="train.clip=-1.0"):
+        trials.main([*call, "train.clip=-1"])
 
 
 def test_intervals_hold_the_mean_and_narrow_with_photos():

@@ -46,7 +46,9 @@ def test_overrides_are_typed():
         ("train.init=none.pth", "train.init='none.pth' is not there"),
         ("loss.charbonnier=-0.1", "loss.charbonnier=-0.1 must not be below 0"),
         ("train.init=teacher scale=1", "train.init=teacher is for scale=4 only, not for scale=1"),
-        ("loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
+        ("loss.perceptual=1 loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
+        ("train.clip=-1", "train.clip=-1.0 must not be below 0"),
+        ("loss.fft=-1", "loss.fft=-1.0 must not be below 0"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),
         ("'unclosed", "cannot be read"),
     ],
@@ -59,7 +61,12 @@ def test_bad_overrides_are_named(override, message):
 def test_older_provenance_is_read_as_what_was_done_unsaid():
     want = {"train.steps": 5, "train.seed": -1, "train.init": "s.pth", "train.init_sha256": "ab"}
     assert config.filled({"train.steps": 5, "train.init": "/old/place/s.pth"}, want) == want
-    assert config.filled({"train.steps": 5, "train.init": ""}, want)["train.init"] == ""
+    for init in ("", "teacher"):  # these are no paths
+        assert config.filled({"train.steps": 5, "train.init": init}, want)["train.init"] == init
+    assert config.filled({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, {"train.steps": 5}) == {"train.steps": 5}
+    want = {"train.steps": 5, "loss.vgg": "vgg.pth", "loss.vgg_sha256": "cd"}
+    assert config.filled({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, want) == want
+    assert config.filled({"train.steps": 5, "loss.vgg": "random"}, want)["loss.vgg"] == "random"
 
 
 def test_unknown_preset_names_the_choices():

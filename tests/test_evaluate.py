@@ -154,6 +154,15 @@ def test_without_the_baseline_its_row_is_null(copy):
     assert "same student, no teacher" in done.table
 
 
+def test_a_baseline_that_is_another_student_has_no_row(copy):
+    path = copy.path("train", "no_teacher", "student_model.pth")
+    net = student.load(path)
+    student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 7}})
+    result = store.read_json(evaluate.evaluate(copy).metrics)
+    assert set(result["models"]["student_no_teacher"].values()) == {None}
+    assert any("train.steps is 7, not 1200" in note and "Delete" in note for note in result["notes"])
+
+
 def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):
     net = student.load(copy.teacher)
     student.save(net, copy.path("student_model.pth"))

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from training import config, difference, weights
 
-from kd_utils import checkpoint, colab, data, feed, losses, store, student, teacher, train
+from kd_utils import checkpoint, colab, data, feed, losses, optim, store, student, teacher, train
 from kd_utils import device as dev
 from kd_utils.config import make
 from kd_utils.train import TrainError
@@ -110,6 +111,38 @@ def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, 
     # where there is one, as on a T4
     monkeypatch.setattr(train.dev, "autocast", lambda *_: dev.Amp(torch.float32, True))
     assert difference(train.train(cfg).student, trained[1].student) < 1e-6
+
+
+def test_vgg_weights_count_by_what_they_are_and_only_where_they_are_used(labelled, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vgg.pth").write_bytes(name.encode())
+
+    def fields(more):
+        return train.provenance(config(labelled, tmp_path, more), {})
+
+    plain = fields("loss.perceptual=0")
+    assert "loss.vgg" not in plain and plain == fields(f"loss.perceptual=0 loss.vgg={tmp_path}/a/vgg.pth")
+    a, b = (fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/{name}/vgg.pth") for name in "ab")
+    assert a["loss.vgg"] == b["loss.vgg"] == "vgg.pth" and a["loss.vgg_sha256"] != b["loss.vgg_sha256"]
+    shutil.move(tmp_path / "a" / "vgg.pth", tmp_path / "vgg.pth")
+    assert fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/vgg.pth") == a
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_goes_on_on_another_device(fused):
+    """A GPU's Adam is fused, a CPU's is not, and fp16's loss scaler needs the one that it was made for."""
+    x, scaler, made = torch.ones(3), torch.amp.GradScaler("cpu", init_scale=2.0), []
+    for kind in (not fused, fused):
+        p = torch.nn.Parameter(torch.zeros(3))
+        opt = optim.make("adam", [p], 0.1, [0.9, 0.99], fused=kind)
+        if made:
+            optim.restore(opt, made[0])
+            assert opt.param_groups[0]["fused"] == fused
+        scaler.scale((p * x).sum()).backward()
+        scaler.step(opt)
+        made.append(deepcopy(opt.state_dict()))
+    assert made[1]["state"][0]["step"] == 2 and p[0].item() == pytest.approx(-0.1, abs=1e-6)
 
 
 def torchrun(sets, tmp_path, processes):

@@ -1,0 +1,23 @@
+"""Where a run computes. There is no GPU here: torch's answers are put in where a GPU would give them."""
+
+import pytest
+import torch
+
+from kd_utils import device as dev
+from kd_utils.config import ConfigError
+
+
+def test_a_device_that_is_not_here_is_named():
+    for name in ("abacus", "cuda:99", "mps:3"):
+        with pytest.raises(ConfigError, match=f"device='{name}' cannot be used here .* try device=auto or device=cpu"):
+            dev.pick(name)
+    assert dev.pick("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_of_torchrun_takes_the_gpu_of_its_number(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert dev.pick(name) == torch.device("cuda", 3)
+    assert dev.pick("cuda:1") == torch.device("cuda", 1)
