@@ -225,9 +225,8 @@ def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = ""
 
 def filled(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
     """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
-    paths = {k: have.get(k) for k in ("train.init", "loss.vgg")}  # once kept as the path that was given, unhashed
-    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
-        if paths[key] and paths[key] not in words and f"{key}_sha256" not in have:
+    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):  # once kept as the path that was given, unhashed
+        if have.get(key) and have[key] not in words and f"{key}_sha256" not in have:
             have = have | {k: want[k] for k in (key, f"{key}_sha256") if k in want}
     if "loss.vgg" not in want:  # where no loss uses it, it no longer counts
         have = {k: v for k, v in have.items() if not k.startswith("loss.vgg")}

@@ -52,6 +52,9 @@ def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
     made = student.load(out.student).meta["provenance"]
     assert made["train.init"] == "teacher" and "train.init_sha256" not in made
     # what goes on from a checkpoint is not cut again
+    monkeypatch.setattr(begin, "ENOUGH", 1000)
+    with pytest.raises(TrainError, match="crops of data.crop=32 are too few .* raise data.crops_per_photo, or leave"):
+        train.train(config(labelled, tmp_path / "few", more))
     first = out.student.rename(tmp_path / "first.pth")
     monkeypatch.setattr(begin.prune, "prune", None)
     assert difference(train.train(cfg).student, first) == 0

@@ -46,7 +46,7 @@ def test_overrides_are_typed():
         ("train.init=none.pth", "train.init='none.pth' is not there"),
         ("loss.charbonnier=-0.1", "loss.charbonnier=-0.1 must not be below 0"),
         ("train.init=teacher scale=1", "train.init=teacher is for scale=4 only, not for scale=1"),
-        ("loss.perceptual=1 loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
+        ("loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
         ("train.clip=-1", "train.clip=-1.0 must not be below 0"),
         ("loss.fft=-1", "loss.fft=-1.0 must not be below 0"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),
