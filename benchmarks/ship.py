@@ -10,6 +10,8 @@ Recipes that ask for the same crops and labels can share them: link D/crops and 
 A recipe may begin with another one's student: `before = "before/student_x4_l.toml"`, a path beside it. That one is then
 made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
 The .json and the curve hold both.
+
+On many cores, when the crops and labels are there: torchrun --nproc_per_node=2 -m benchmarks.ship ...
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kd_utils import data, show, store, student, teacher, train
+from kd_utils import data, device, show, store, student, teacher, train
 from kd_utils.__main__ import read_recipe
 from kd_utils.config import Config, ConfigError, make
 
@@ -44,7 +46,9 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
     cfg = read(recipe, workdir, sets)
     data.prepare(cfg)
     teacher.label(cfg)
-    write(cfg, train.train(cfg), to, before)
+    trained = train.train(cfg)
+    if device.ranks().rank == 0:
+        write(cfg, trained, to, before)
     return to.with_suffix(".pth")
 
 

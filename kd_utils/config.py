@@ -82,6 +82,7 @@ class TrainConfig:
     ema: float = 0.999
     clip: float = 1.0  # gradient norm; 0: off
     dtype: str = "auto"  # autocast: auto, fp32, fp16, bf16; float64 trains all in double
+    compile: bool = False  # torch.compile of the student; wants a C++ compiler on a CPU
     valid_every: int = 1000
     save_every: int = 500
     keep: int = 3  # checkpoints kept

@@ -104,14 +104,14 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
 
 
 def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
-    """What a training run depends on. How often it is watched and saved does not matter."""
+    """What a training run depends on. How often it is watched and saved does not matter, nor who sums what first."""
     fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
     if not cfg.loss.uses_vgg:
         fields.pop("loss.vgg")
     for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
         if (given := fields.get(key)) and given not in words:  # where the file lies does not matter, what it holds does
             fields |= {key: Path(given).name, f"{key}_sha256": store.sha256(Path(given).expanduser())}
-    for name in ("valid_every", "save_every", "keep", "baseline"):
+    for name in ("compile", "valid_every", "save_every", "keep", "baseline"):
         fields.pop(f"train.{name}")
     return fields | {f"labels.{k}": v for k, v in labels.items()}
 
@@ -156,6 +156,8 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
     if vgg is not None and double:
         vgg.double()
+    if t.compile:
+        net.compile()  # in place: its state, and all that is made of it, stays a plain student's
     model = (
         torch.nn.parallel.DistributedDataParallel(net, [device] if device.type == "cuda" else None) if group else net
     )
@@ -225,6 +227,12 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                     save(done)
         except KeyboardInterrupt:
             print(f"\n{name}: stopped at step {step}; call again to go on from the last checkpoint")
+            raise
+        except Exception as e:
+            if type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                why = next(iter(str(e).strip().splitlines()), type(e).__name__)
+                remedy = "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set train.compile=no"
+                raise TrainError(f"train.compile=yes: torch.compile failed ({why}): {remedy}") from e
             raise
     if group:
         torch.distributed.barrier()
