@@ -1,8 +1,9 @@
-"""What bf16 brings on a CPU: python -m benchmarks.bf16_cpu TEACHER.pth
+"""What bf16 brings on a CPU, and torch.compile: python -m benchmarks.bf16_cpu TEACHER.pth
 
-Labels of 64x64 inputs, and training steps of batch 8 of the three sizes, in fp32 and bf16 (both channels-last), by
-turns in one run; medians, milliseconds a crop. Also how far bf16 labels are from fp32 ones. A CPU with AMX has bf16
-matrix units, one with AVX512_BF16 has dot products; one with neither may be slower than in fp32.
+Labels of 64x64 inputs, and training steps of batch 8 of the three sizes, in fp32, in bf16 and, the steps, compiled in
+bf16 (all channels-last), by turns in one run; medians, milliseconds a crop. Also how far bf16 labels are from fp32
+ones. A CPU with AMX has bf16 matrix units, one with AVX512_BF16 has dot products; one with neither may be slower than
+in fp32.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ def inputs(batch: int) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def step(size: str, dtype: torch.dtype, x: torch.Tensor) -> Callable[[], None]:
+def step(size: str, dtype: torch.dtype, x: torch.Tensor, compiled: bool = False) -> Callable[[], None]:
     net = student.build(size).train().to(memory_format=torch.channels_last)
+    if compiled:
+        net.compile()
     opt = optim.make("soap", net.parameters(), 1e-4, [])
     label = bicubic(x, (256, 256))
 
@@ -60,12 +63,16 @@ def main() -> None:
     psnr = [metrics.psnr(a, b, 0, False) for a, b in zip(to_uint8(half), to_uint8(exact), strict=True)]
     error = -10 * (half - exact).square().mean().log10().item()
     print(f"bf16 labels: {error:.1f} dB from fp32 ones before rounding to 8 bits, {sum(psnr) / len(psnr):.1f} dB after")
-    print("| | fp32, ms a crop | bf16 | times faster |\n|---|---|---|---|")
+    print("| | fp32, ms a crop | bf16 | bf16, compiled | times faster | compiled |\n|---|---|---|---|---|---|")
     rows = {"labels": {k: lambda d=d: label(d) for k, d in KINDS.items()}}
-    rows |= {f"a step of {size}": {k: step(size, d, x) for k, d in KINDS.items()} for size in "sml"}
+    for size in "sml":
+        steps = {k: step(size, d, x) for k, d in KINDS.items()}
+        rows[f"a step of {size}"] = steps | {"compiled": step(size, torch.bfloat16, x, compiled=True)}
     for name, jobs in rows.items():
         ms = {kind: took / args.batch for kind, took in timing.by_turns(jobs, args.turns).items()}
-        print(f"| {name} | {ms['fp32']:.1f} | {ms['bf16']:.1f} | {ms['fp32'] / ms['bf16']:.1f} |")
+        cells = [f"{ms[k]:.1f}" if k in ms else "" for k in ("fp32", "bf16", "compiled")]
+        cells += [f"{ms['fp32'] / ms[k]:.1f}" if k in ms else "" for k in ("bf16", "compiled")]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
