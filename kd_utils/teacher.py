@@ -168,7 +168,7 @@ def provenance(cfg: Config, name: str, sha256: str, crops: str) -> dict[str, Any
 
 
 def label(cfg: Config) -> Labelled:
-    """Step 2: one label shard for each crop shard, in ``workdir/labels``; resumes, and refuses foreign crops.
+    """Step 2: one label shard for each crop shard, in ``workdir/labels``; resumes; foreign crops or labels are refused.
 
     With many processes (torchrun, or several machines on one folder) rank r takes the shards r, r + world, ...;
     a shard's bytes do not depend on how many took part, as batches never cross a shard's end.
@@ -184,6 +184,9 @@ def label(cfg: Config) -> Labelled:
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
+    if (out / "index.json").is_file():  # hours of labelling, perhaps another run's (the folder may be linked)
+        remedy = f"Choose another --workdir, or delete {out} to make them anew."
+        store.require_same(str(out), store.read_json(out / "index.json"), want, remedy)
     todo = []
     shards = index["shards"]
     for entry in tqdm(

@@ -176,6 +176,11 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
     finally:
         del os.environ["RANK"], os.environ["WORLD_SIZE"]
     assert path.read_bytes() == labels
+    # hours of labels, perhaps another run's that are linked here, are not lost to a mistyped teacher
+    other = make("quick", f"{sets} teacher=student_x4_s", workdir=str(tmp_path))
+    with pytest.raises(store.StoreError, match=r'teacher was "small", now "student_x4_s".*or delete .*labels'):
+        teacher.label(other)
+    assert path.read_bytes() == labels
 
 
 def test_bf16_labels_differ_by_rounding_only(tmp_path, small):
@@ -183,12 +188,16 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small):
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
     sets += " loss.crop=16 device=cpu"
-    data.prepare(make("quick", sets, workdir=str(tmp_path)))
+    data.prepare(make("quick", sets, workdir=str(tmp_path / "fp32")))
+    (tmp_path / "bf16").mkdir()
+    (tmp_path / "bf16" / "crops").symlink_to(tmp_path / "fp32" / "crops")
     made = {}
-    for dtype in ("fp32", "bf16"):  # labels of another dtype are not taken for these: made again
-        done = teacher.label(make("quick", f"{sets} label.dtype={dtype}", workdir=str(tmp_path)))
-        assert done.made == done.crops
-        made[dtype] = store.load_arrays(tmp_path / "labels" / "train-00000.safetensors")[0]["label"].astype(int)
+    for dtype in ("fp32", "bf16"):
+        cfg = make("quick", f"{sets} label.dtype={dtype}", workdir=str(tmp_path / dtype))
+        teacher.label(cfg)
+        made[dtype] = store.load_arrays(cfg.path("labels", "train-00000.safetensors"))[0]["label"].astype(int)
+    with pytest.raises(store.StoreError, match='dtype was "fp32", now "bf16"'):  # not taken for these
+        teacher.label(make("quick", f"{sets} label.dtype=bf16", workdir=str(tmp_path / "fp32")))
     off = np.abs(made["bf16"] - made["fp32"])
     assert 0 < off.mean() < 0.3 and off.max() <= 4  # bf16 has 8 bits, of a residual that is small
 
