@@ -30,6 +30,19 @@ def test_rotation_drive_copy_and_fallback(tmp_path, capsys):
     assert len(checkpoint.found(here)) == 3
 
 
+def test_a_damaged_newer_one_does_not_push_out_the_one_just_written(tmp_path):
+    for keep in (1, 2):
+        folder = tmp_path / str(keep)
+        for step in (400, 500):
+            checkpoint.save(folder, step, {"step": step}, keep)
+        for path in checkpoint.found(folder):
+            path.write_bytes(b"damaged")
+        for step in (100, 200, 500, 600):  # training begins anew and comes past them
+            path = checkpoint.save(folder, step, {"step": step}, keep)
+            assert path.exists() and checkpoint.latest(folder) == (step, {"step": step})
+        assert len(checkpoint.found(folder)) == keep
+
+
 def test_equal_states_give_equal_files(tmp_path):
     a, b = (checkpoint.save(tmp_path / n, 1, {"w": torch.ones(3)}, 1) for n in "ab")
     assert a.name == b.name and a.read_bytes() == b.read_bytes()
