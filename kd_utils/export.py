@@ -123,7 +123,7 @@ def export(model: str | Path, out: str | Path, fp16: bool = False, scale: int | 
     Raises CheckpointError for a model that is none, ConfigError for one that does not ship, ExportError for another
     suffix or scale.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.suffix.lower() != ".onnx":
         raise ExportError(f"{out} does not end in .onnx: give the file to write")
     path = find(model, scale or 4)

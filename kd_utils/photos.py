@@ -7,6 +7,7 @@ bytes are also among the training photos is taken out of training.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,15 @@ class Photo:
     sha256: str = ""
 
     def bytes(self) -> bytes:
-        if not self.member:
-            return self.file.read_bytes()
-        with zipfile.ZipFile(self.file) as z:
-            return z.read(self.member)
+        """The file's bytes. Raises DataError."""
+        try:
+            if not self.member:
+                return self.file.read_bytes()
+            with zipfile.ZipFile(self.file) as z:
+                return z.read(self.member)
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:  # RuntimeError: locked, or an odd method
+            where = f"{self.member} of {self.file}" if self.member else self.file
+            raise DataError(f"{where} cannot be read ({e}): take it out, or copy it again") from e
 
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
@@ -79,7 +85,7 @@ def _hashed(photos: list[Photo], what: str) -> list[Photo]:
 
 def split(cfg: Config) -> dict[str, list[Photo]]:
     """The photos of each split, hashed. Which photos a folder or zip holds out is by the hash of (seed, photo), so
-    that adding photos moves no others from split to split."""
+    that adding photos moves none from training to validation or test."""
     d = cfg.data
     if d.photos == "samples":
         import skimage

@@ -68,7 +68,8 @@ def table(result: dict[str, Any]) -> str:
 
 def compare(results: dict[str, dict[str, Any]]) -> str:
     """Several evaluations as aligned text, {name: what its metrics.json holds}: scores of each student, and the
-    settings in which they differ. Scores compare only where teacher, photos and degradation are the same: said if not.
+    settings in which they differ. Scores compare only where teacher, scale, degradation, photos and their sizes are the
+    same: said if not.
     """
     heads = {"psnr_y_teacher": "PSNR-Y t.", "ssim_y_teacher": "SSIM-Y t.", "psnr_y": "PSNR-Y o.", "ssim_y": "SSIM-Y o."}
     heads |= {"vgg": "VGG19 o."} if any(r["protocol"]["vgg"] for r in results.values()) else {}
@@ -84,9 +85,13 @@ def compare(results: dict[str, dict[str, Any]]) -> str:
         rows.append([name, *shown, *(str(made[name].get(key, "–")) for key in differ)])
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{row[0]:<{wide[0]}}" + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], wide[1:])) for row in rows]
-    tests = {(r["teacher"]["sha256"], r["protocol"]["degradation"], *r["protocol"]["photos"]) for r in results.values()}
+    tests = {
+        (r["teacher"]["sha256"], r["protocol"]["scale"], r["protocol"]["degradation"])
+        + tuple((photo["name"], *photo["size"]) for photo in r["per_photo"])
+        for r in results.values()
+    }
     if len(tests) > 1:
-        lines.append("NOT COMPARABLE: these are of different teachers, test photos or degradations.")
+        lines.append("NOT COMPARABLE: these differ in teacher, scale, degradation, test photos or the photos' sizes.")
     return "\n".join([*lines, "t. to the teacher, o. to the original"])
 
 

@@ -29,7 +29,7 @@ from .overrides import unknown_key
 
 NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
-PATHS = ("teacher", "drive", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos")
+PATHS = ("teacher", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos")
 LOG_EVERY = 15  # seconds between two states of a progress bar in a log file
 
 
@@ -116,10 +116,8 @@ def parameters_of(notebooks: list[Path], given: list[str]) -> list[dict[str, Any
 
 def _absolute(item: str) -> str:
     """``key=value``; a path seen from the caller's folder is made absolute, as notebooks run elsewhere: one that is
-    there (what is not may be a name, such as a teacher's), and `drive`, which may be yet to be made."""
+    there, as what is not may be a name, such as a teacher's."""
     key, _, value = item.partition("=")
-    if key == "drive" and value:
-        return f"{key}={Path(value).expanduser().resolve()}"
     return f"{key}={absolute(value, Path.cwd())}" if key in PATHS else item
 
 
@@ -155,7 +153,10 @@ def run(
     notebooks = select(only, folder)
     each = parameters_of(notebooks, [_absolute(item) for item in parameters])
     _refuse_twice(parameters, sets)
-    overrides = shlex.join(_absolute(item) for item in sets)
+    # as a setting, `drive` is a folder, perhaps yet to be made; as a parameter of the form it is a tick
+    there = [_absolute(item) for item in sets if not item.startswith("drive=")]
+    there += [f"drive={Path(item[6:]).expanduser().resolve()}" for item in sets if item.startswith("drive=")]
+    overrides = shlex.join(there)
     for mine in each:  # the same check as the notebook's own, before the first of them starts
         make(preset, overrides, **{FORM[k]: v for k, v in mine.items() if k in FORM and v})
     done = []

@@ -190,7 +190,7 @@ def sharpen(
         raise SharpenError(f"strength={strength}: choose from 0 (only resized) to 1 (the model's full effect)")
     if (tile is not None and tile < 1) or (overlap is not None and overlap < 0):
         raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
-    output, done = Path(output), Summary()
+    output, done = Path(output).expanduser(), Summary()
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
     jobs = list(plan([str(i) for i in inputs], output, done.failed, done.left_out))
     if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:

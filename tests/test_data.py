@@ -92,6 +92,19 @@ def test_a_test_photo_that_is_also_a_training_photo_leaves_training(tmp_path, fo
     assert "1 training photos are also test" in capsys.readouterr().out
 
 
+def test_a_damaged_member_of_a_zip_is_named(tmp_path, folder):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as z:
+        for p in sorted(folder.rglob("*.png")):
+            z.write(p, p.name)
+        inside = z.getinfo("03.png").header_offset + 1000
+    whole = bytearray(path.read_bytes())
+    whole[inside] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"03.png of .*photos.zip cannot be read \(Bad CRC.*take it out, or copy it"):
+        photos.split(config(tmp_path, path))
+
+
 def test_flat_and_dark_crops_are_left_out():
     rng = np.random.default_rng(0)
     photo = np.full((256, 256, 3), 128, np.uint8)

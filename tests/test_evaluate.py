@@ -189,10 +189,14 @@ def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, ca
     table = [line for line in lines if line.startswith((str(tmp_path), str(copy.path())))]
     assert [line.split()[-1] for line in table] == ["1200", "77"] and "NOT COMPARABLE" not in lines[-2]
     other = store.read_json(second / "eval" / "metrics.json")
-    other["protocol"]["degradation"] = "bicubic"
-    store.write_json(second / "eval" / "metrics.json", other)
-    cli(["compare", str(copy.path()), str(second)])
-    assert "NOT COMPARABLE" in capsys.readouterr().out
+    for change in (
+        {"protocol": other["protocol"] | {"degradation": "bicubic"}},
+        {"protocol": other["protocol"] | {"scale": 2}},
+        {"per_photo": [p | {"size": [64, 64]} for p in other["per_photo"]]},  # data.test_side
+    ):
+        store.write_json(second / "eval" / "metrics.json", other | change)
+        cli(["compare", str(copy.path()), str(second)])
+        assert "NOT COMPARABLE" in capsys.readouterr().out
     assert cli(["compare", str(tmp_path / "none")]) == 2 and "run step 4" in capsys.readouterr().err
 
 

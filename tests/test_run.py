@@ -197,6 +197,13 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
+def test_drive_is_a_tick_of_the_form_and_a_folder_as_a_setting(two, tmp_path, monkeypatch):
+    cells = [FORM + "drive: bool = False", "from pathlib import Path", "Path(workdir, 'said').write_text(str([drive]))"]
+    notebook(two / "01_one.ipynb", *cells)
+    run(two, tmp_path, only="01", parameters=["drive=true"])
+    assert (tmp_path / "work dir" / "said").read_text() == "[True]"
+
+
 def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
