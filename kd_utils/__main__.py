@@ -124,10 +124,7 @@ def _config(args: argparse.Namespace) -> Config:
 
     preset, workdir, sets = _settings(args)
     cfg = make(preset, sets, workdir=workdir)
-    try:
-        device.pick(cfg.device)
-    except ValueError as e:
-        raise ConfigError(str(e)) from e
+    device.pick(cfg.device)
     return cfg
 
 

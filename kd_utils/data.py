@@ -104,9 +104,6 @@ def test_pair(photo: Photo, cfg: Config) -> Pair:
     return Pair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
 
 
-test_pair.__test__ = False  # not a test, whatever pytest thinks of its name
-
-
 def provenance(cfg: Config, parts: dict[str, list[Photo]]) -> dict[str, Any]:
     """What the crops depend on; where the photos lay does not matter, what they hold does."""
     fields = to_dict(cfg, "seed", "scale", "data.", "degrade.")
@@ -147,7 +144,7 @@ def prepare(cfg: Config) -> Prepared:
     done = {
         j[0]
         for j in tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
-        if _is_made(out / j[0], key)
+        if store.is_made(out / j[0], key=key)
     }
     todo = [j for j in jobs[rank::world] if j[0] not in done]
     workers = cfg.workers or min(4, os.cpu_count() or 1)
@@ -157,31 +154,28 @@ def prepare(cfg: Config) -> Prepared:
             store.save_arrays(out / job[0], arrays, {"key": key} | meta)
             done.add(job[0])
             bar.update()
-    if all(j[0] in done or _is_made(out / j[0], key) for j in jobs):  # other ranks may have made theirs meanwhile
-        entries = [(j, store.load_arrays(out / j[0])) for j in jobs]
-        shards = [
-            {"file": j[0], "split": j[1], "sha256": store.sha256(a["lr"].tobytes()), **m} for j, (a, m) in entries
-        ]
-        index = {"key": key, "provenance": want, "versions": versions()}
-        index["shards"] = [e for e in shards if e["split"] != "test"]
-        index["test"] = [e for e in shards if e["split"] == "test"]
-        for part, what in (("train", "training"), ("valid", "validation")):
-            if not sum(e["count"] for e in index["shards"] if e["split"] == part):
-                named = ", ".join([p.name for p in parts[part]][:4])
-                raise DataError(
-                    f"no {what} crops: each of its {len(parts[part])} photos ({named}) cannot be read, is smaller than "
-                    f"data.crop={cfg.data.crop}, or flat or dark; give other photos, a smaller data.crop, or another "
-                    "seed or data.valid_count, which draw others for validation"
-                )
-        store.write_json(out / "index.json", index)
-        keep = {j[0] for j in jobs}
-        for stray in (p for p in out.glob("*.safetensors") if p.name not in keep):
-            stray.unlink()  # left by an unfinished run under another configuration
-        count = {part: sum(e["count"] for e in shards if e["split"] == part) for part in parts}
-        return Prepared(
-            out, {p: len(v) for p, v in parts.items()}, count, sum(e.get("refused", 0) for e in shards), len(todo)
-        )
-    return Prepared(out, {p: len(v) for p, v in parts.items()}, {}, 0, len(todo))
+    photos, left = {part: len(v) for part, v in parts.items()}, [j for j in jobs if j[0] not in done]
+    if not all(store.is_made(out / j[0], key=key) for j in left):  # other ranks may have made theirs meanwhile
+        return Prepared(out, photos, {}, 0, len(todo))
+    shards = []
+    for file, part, _ in jobs:
+        arrays, meta = store.load_arrays(out / file)
+        shards.append({"file": file, "split": part, "sha256": store.sha256(arrays["lr"].tobytes()), **meta})
+    crops = {part: sum(e["count"] for e in shards if e["split"] == part) for part in parts}
+    for part, what in (("train", "training"), ("valid", "validation")):
+        if not crops[part]:
+            named = ", ".join([p.name for p in parts[part]][:4])
+            raise DataError(
+                f"no {what} crops: each of its {photos[part]} photos ({named}) cannot be read, is smaller than "
+                f"data.crop={cfg.data.crop}, or flat or dark; give other photos, a smaller data.crop, or another "
+                "seed or data.valid_count, which draw others for validation"
+            )
+    index = {"key": key, "provenance": want, "versions": versions()}
+    index["shards"] = [e for e in shards if e["split"] != "test"]
+    index["test"] = [e for e in shards if e["split"] == "test"]
+    store.write_json(out / "index.json", index)
+    store.only(out, {j[0] for j in jobs})
+    return Prepared(out, photos, crops, sum(e.get("refused", 0) for e in shards), len(todo))
 
 
 @contextmanager
@@ -193,13 +187,6 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _is_made(path: Path, key: str) -> bool:
-    try:
-        return path.exists() and store.load_arrays(path, verify=True)[1]["key"] == key
-    except store.StoreError:
-        return False
 
 
 def _make_shard(photos: list[Photo], cfg: Config, each: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -236,6 +223,3 @@ def test_pairs(cfg: Config) -> list[Pair]:
         arrays, meta = store.load_arrays(cfg.path("crops", entry["file"]))
         pairs.append(Pair(meta["name"], arrays["hr"], arrays["lr"]))
     return pairs
-
-
-test_pairs.__test__ = False

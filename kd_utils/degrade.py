@@ -29,8 +29,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .kernels import gaussian, generalized, plateau, sinc
-from .tensors import bicubic
+from .kernels import gaussian, plateau, sinc
+from .tensors import bicubic, to_tensor, to_uint8
 
 PROFILES = ("bicubic", "light", "two_order", "mixed")
 SCALES = (4, 2, 1)
@@ -170,7 +170,7 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
         text += f"/{sigma_y:.2f}"
     if " " not in name:
         return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
-    family, (low, high) = (generalized, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
+    family, (low, high) = (gaussian, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
     beta = rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
     return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} beta {beta:.2f}")
 
@@ -215,8 +215,8 @@ def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
     if isinstance(step, Noise):
         return (x + _noise(x, step)).clamp(0, 1)
     # OpenCV's JPEG: the same bytes as Pillow's and torchvision's (4:2:0), the fastest, and torchvision's is deprecated.
-    _, data = cv2.imencode(".jpg", _to_array(x)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, step.quality])
-    return _from_array(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    _, data = cv2.imencode(".jpg", to_uint8(x)[0, ..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, step.quality])
+    return to_tensor(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)[None])
 
 
 def _blur(x: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
@@ -238,22 +238,10 @@ def _noise(x: torch.Tensor, step: Noise) -> torch.Tensor:
     # Shot noise as in basicsr: a picture of n different levels counts as 2^ceil(log2 n) photons at full white.
     if step.gray:
         x = (x * x.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    x = _to_uint8(x)
+    x = (x * 255).round().clamp(0, 255).byte()
     photons = 2 ** math.ceil(math.log2(torch.bincount(x.flatten(), minlength=256).count_nonzero()))
     x = x.float() / 255
     return (torch.poisson(x * photons, generator=generator) / photons - x) * step.strength
-
-
-def _to_uint8(x: torch.Tensor) -> torch.Tensor:
-    return (x * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _from_array(hr: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(hr.transpose(2, 0, 1)))[None].float() / 255
-
-
-def _to_array(x: torch.Tensor) -> np.ndarray:
-    return _to_uint8(x)[0].permute(1, 2, 0).numpy()
 
 
 # ---- what others call
@@ -272,7 +260,7 @@ def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> n
     for i, seed in enumerate(seeds):
         for _, x in _run(hr[i], seed, scale, profile):
             last = x  # the earlier ones are let go: of a whole photo they are large
-        out[i] = _to_array(last)
+        out[i] = to_uint8(last)[0]
     return out
 
 
@@ -280,11 +268,11 @@ def degrade(hr: np.ndarray, seeds: Sequence[int], scale: int, profile: str) -> n
 def stages(hr: np.ndarray, seed: int, scale: int, profile: str) -> list[tuple[str, np.ndarray]]:
     """What each step does to one HR picture (H, W, 3) uint8: (title, uint8 picture), the photo first, the LR last."""
     _check(hr[None], [seed], scale, profile)
-    return [("original", hr), *((title(step), _to_array(x)) for step, x in _run(hr, seed, scale, profile))]
+    return [("original", hr), *((title(step), to_uint8(x)[0]) for step, x in _run(hr, seed, scale, profile))]
 
 
 def _run(hr: np.ndarray, seed: int, scale: int, profile: str) -> Iterator[tuple[Step, torch.Tensor]]:
-    x = _from_array(hr)
+    x = to_tensor(hr[None])
     for step in plan(hr.shape[:2], int(seed), scale, profile):
         x = apply(step, x)
         yield step, x

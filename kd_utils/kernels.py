@@ -8,13 +8,10 @@ import numpy as np
 import torch
 
 
-def gaussian(k: int, sigma_x: float, sigma_y: float, theta: float) -> np.ndarray:
-    """Bivariate Gaussian, exp(-q/2) with q = x' S^-1 x; sigmas in pixels, theta in radians."""
-    return generalized(k, sigma_x, sigma_y, theta, 1.0)
-
-
-def generalized(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> np.ndarray:
-    """Generalised Gaussian exp(-q^beta / 2) (Pascal et al. 2013, arXiv 1302.6498); beta 1 is the Gaussian."""
+def gaussian(k: int, sigma_x: float, sigma_y: float, theta: float, beta: float = 1.0) -> np.ndarray:
+    """Bivariate Gaussian, exp(-q/2) with q = x' S^-1 x; sigmas in pixels, theta in radians. With another `beta` the
+    generalised one, exp(-q^beta / 2) (Pascal et al. 2013, arXiv 1302.6498).
+    """
     out = np.exp(-0.5 * _quadratic(k, sigma_x, sigma_y, theta) ** beta)
     return out / out.sum()
 

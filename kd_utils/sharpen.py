@@ -64,10 +64,7 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     if scale not in export.DEFAULT:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = export.find(model, scale)
-    try:
-        where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
-    except ValueError as e:
-        raise SharpenError(str(e)) from e
+    where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
     try:
         net = student.load(path)
     except CheckpointError as e:

@@ -145,6 +145,20 @@ def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.nd
     return arrays, json.loads(info["kd"])
 
 
+def is_made(path: Path, **meta: Any) -> bool:
+    """Whether a whole shard is there that was made with this `meta`; a damaged one is not, and is made again."""
+    try:
+        return path.exists() and meta.items() <= load_arrays(path, verify=True)[1].items()
+    except StoreError:
+        return False
+
+
+def only(folder: Path, names: set[str]) -> None:
+    """Remove the shards that are not among `names`: of an earlier run, under another configuration."""
+    for stray in (p for p in folder.glob("*.safetensors") if p.name not in names):
+        stray.unlink()
+
+
 def require_same(what: str, have: dict[str, Any], want: dict[str, Any], remedy: str) -> None:
     """Refuse an artefact made under another configuration: StoreError names what differs and the remedy."""
     differ = [k for k in sorted(have.keys() | want.keys()) if have.get(k) != want.get(k)]

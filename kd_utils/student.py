@@ -54,12 +54,6 @@ class WideConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, cin, h, w) -> (N, cout, h, w)
         return F.conv2d(x, self.kernel(), self.bias, padding=1)
 
-    def branches(self, x: Tensor) -> Tensor:
-        """The same, one branch after the other on the feature maps: the definition, slow, for the test."""
-        y = F.conv2d(x, self.weight, self.bias, padding=1)
-        y = y + F.conv2d(F.conv2d(x, self.expand, padding=1), self.project[:, :, None, None])
-        return y + x if self.identity else y
-
 
 @torch.no_grad()
 def _near_identity(conv: nn.Conv2d) -> None:

@@ -66,9 +66,7 @@ def find(name: str) -> Path:
     """The checkpoint file of a registry name (fetched if need be) or a path. Raises TeacherError or SourceError."""
     if name in STAND_INS:
         return shipped(f"{name}.pth")
-    if name in TEACHERS:
-        return sources.fetch(name)
-    if name.startswith("https://drive.google.com/"):
+    if name in TEACHERS or name.startswith("https://drive.google.com/"):
         return sources.fetch(name)
     path = Path(name).expanduser()
     if not path.is_file():
@@ -192,13 +190,8 @@ def label(cfg: Config) -> Labelled:
     for entry in tqdm(
         shards[rank::world], desc="checking labels", unit="shard", delay=3, leave=False, disable=rank > 0
     ):
-        path = out / entry["file"]
-        try:
-            if path.exists() and store.load_arrays(path, verify=True)[1] == want | {"crops_sha256": entry["sha256"]}:
-                continue
-        except store.StoreError:
-            pass  # damaged: made again
-        todo.append(entry)
+        if not store.is_made(out / entry["file"], **want, crops_sha256=entry["sha256"]):
+            todo.append(entry)
     made = 0
     with tqdm(
         total=sum(e["count"] for e in todo), unit="crop", desc=f"labels by {teacher.name}", disable=rank > 0 or not todo
@@ -214,9 +207,7 @@ def label(cfg: Config) -> Labelled:
             )
             made += len(lr)
     if rank == 0:
-        keep = {e["file"] for e in shards}
-        for stray in (p for p in out.glob("*.safetensors") if p.name not in keep):
-            stray.unlink()  # of an earlier, larger set of crops
+        store.only(out, {e["file"] for e in shards})
         store.write_json(out / "index.json", want)
     return Labelled(out, len(shards), sum(e["count"] for e in shards), made, teacher)
 

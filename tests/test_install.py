@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from kd_utils.config import ROOT
 
 OFFICIAL = {"realesrgan", "basicsr"}
-COLAB_HAS_NO = {"papermill", "spandrel", "onnx", "onnxscript", "onnxruntime"}
+COLAB_HAS_NO = {"papermill", "spandrel", "onnx", "onnxruntime"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -73,7 +73,7 @@ def test_what_colab_lacks_asks_for_no_other_versions(pins):
             else:
                 queue += [(need, e) for e in r.extras | {""}]
     names = {name for name, _ in seen}
-    assert {"ml-dtypes", "sympy"} <= names and "einops" not in names  # the walk went deep, and not into what Colab has
+    assert {"ml-dtypes", "flatbuffers"} <= names and "einops" not in names  # the walk went deep, and not into what Colab has
 
 
 def test_the_official_packages_are_for_python_before_3_13():
