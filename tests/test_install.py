@@ -73,7 +73,8 @@ def test_what_colab_lacks_asks_for_no_other_versions(pins):
             else:
                 queue += [(need, e) for e in r.extras | {""}]
     names = {name for name, _ in seen}
-    assert {"ml-dtypes", "flatbuffers"} <= names and "einops" not in names  # the walk went deep, and not into what Colab has
+    # the walk went deep, and not into what Colab has
+    assert {"ml-dtypes", "flatbuffers"} <= names and "einops" not in names
 
 
 def test_the_official_packages_are_for_python_before_3_13():
