@@ -154,9 +154,8 @@ def run(
     each = parameters_of(notebooks, [_absolute(item) for item in parameters])
     _refuse_twice(parameters, sets)
     # as a setting, `drive` is a folder, perhaps yet to be made; as a parameter of the form it is a tick
-    there = [_absolute(item) for item in sets if not item.startswith("drive=")]
-    there += [f"drive={Path(item[6:]).expanduser().resolve()}" for item in sets if item.startswith("drive=")]
-    overrides = shlex.join(there)
+    folder_of = {item: f"drive={Path(item[6:]).expanduser().resolve()}" for item in sets if re.match("drive=.", item)}
+    overrides = shlex.join(folder_of.get(item) or _absolute(item) for item in sets)
     for mine in each:  # the same check as the notebook's own, before the first of them starts
         make(preset, overrides, **{FORM[k]: v for k, v in mine.items() if k in FORM and v})
     done = []

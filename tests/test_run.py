@@ -197,7 +197,12 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_drive_is_a_tick_of_the_form_and_a_folder_as_a_setting(two, tmp_path, monkeypatch):
+def test_no_drive_is_no_folder(two, tmp_path):
+    run(two, tmp_path, only="01", sets=["drive="])
+    assert json.loads((tmp_path / "work dir" / "one.jsonl").read_text())[2] == "drive="
+
+
+def test_drive_is_a_tick_of_the_form(two, tmp_path):
     cells = [FORM + "drive: bool = False", "from pathlib import Path", "Path(workdir, 'said').write_text(str([drive]))"]
     notebook(two / "01_one.ipynb", *cells)
     run(two, tmp_path, only="01", parameters=["drive=true"])
