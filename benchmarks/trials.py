@@ -34,7 +34,8 @@ def run(
     settings = config.to_dict(cfg, "seed", "scale", *OWN["labels"], "student.", "loss.", "train.")
     if done.is_file():
         kept = store.read_json(done)
-        store.require_same(str(done), kept.get("settings", {}), settings, f"Delete {folder} to do this trial anew.")
+        made = config.filled(kept.get("settings", {}), settings)
+        store.require_same(str(done), made, settings, f"Delete {folder} to do this trial anew.")
         return kept
     here = replace(cfg, workdir=str(folder))
     for name, keys in OWN.items():
