@@ -115,6 +115,8 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
     for part, photos in parts.items():
         if not photos:
             total = sum(map(len, parts.values()))
+            if part == "test" and not d.test_count:
+                raise DataError("no test photos: data.test_count=0 holds out none; raise it, or give data.test_photos")
             raise DataError(
                 f"no {part} photos: data.photos={d.photos!r} has {total}; it takes more than data.valid_count="
                 f"{d.valid_count} + data.test_count={d.test_count}: lower these or add photos"

@@ -176,6 +176,8 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
             data.prepare(config(tmp_path, where))
     with pytest.raises(DataError, match="no train photos.*lower these or add photos"):
         data.prepare(config(tmp_path, folder, "data.valid_count=6 data.test_count=6"))
+    with pytest.raises(DataError, match="data.test_count=0 holds out none; raise it, or give data.test_photos"):
+        data.prepare(config(tmp_path, folder, "data.valid_count=1 data.test_count=0"))
     with pytest.raises(DataError, match="smaller than data.crop=512"):
         data.prepare(config(tmp_path / "big", folder, "data.crop=512 data.valid_count=2 data.test_count=2"))
     bad = tmp_path / "bad"
