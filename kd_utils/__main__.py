@@ -1,4 +1,5 @@
-"""The command line, ``python -m kd_utils``: run, prepare, label, train, evaluate, sharpen, export, doctor, badges.
+"""The command line, ``python -m kd_utils``: run, prepare, label, train, evaluate, compare, sharpen, export,
+doctor, badges.
 
 What can be foreseen to go wrong ends as one line ``error: ...`` and exit code 1, or 2 for a wrong argument or setting;
 ``--debug`` shows the traceback as well.

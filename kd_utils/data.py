@@ -79,6 +79,7 @@ def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.nda
         print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
         return *none, 0
     if min(pixels.shape[:2]) < side:
+        print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")
         return *none, 0
     rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
     corners, refused = choose(pixels, side, want, rng, cfg.data)
@@ -171,7 +172,8 @@ def prepare(cfg: Config) -> Prepared:
                 "seed or data.valid_count, which draw others for validation"
             )
     index = {"key": key, "provenance": want, "versions": versions()}
-    index["shards"] = [e for e in shards if e["split"] != "test"]
+    # one whose photos are all too small or flat holds none: nothing to label
+    index["shards"] = [e for e in shards if e["split"] != "test" and e["count"]]
     index["test"] = [e for e in shards if e["split"] == "test"]
     store.write_json(out / "index.json", index)
     store.only(out, {j[0] for j in jobs})

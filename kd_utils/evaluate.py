@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import begin, costs, data, losses, metrics, page, report, show, sources, store, student, teacher, tiles, train
 from . import device as dev
-from .config import Config
+from .config import Config, make
 from .tensors import enlarged, to_tensor, to_uint8
 
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
@@ -162,10 +162,16 @@ def _unlike(made: dict[str, Any], with_teacher: student.Student) -> str:
 
 
 def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
-    """How a student was made; a note where the settings given now are others."""
+    """How a student was made; a note where the settings given now are others.
+
+    What is as the preset has it was not given: notebook 04 does not ask again for what 03's form says.
+    """
     made = net.meta.get("provenance") or {}
-    now = train.provenance(begin.settled(cfg, index), {})
-    other = [f"{k} was {made[k]}, now {now[k]}" for k in sorted(made.keys() & now.keys()) if made[k] != now[k]]
+    preset = make(cfg.preset)
+    plain = replace(cfg, student=preset.student, loss=preset.loss, train=preset.train)
+    now, usual = (train.provenance(begin.settled(c, index), {}) for c in (cfg, plain))
+    other = sorted(k for k in made.keys() & now.keys() if made[k] != now[k] != usual.get(k))
+    other = [f"{k} was {made[k]}, now {now[k]}" for k in other]
     if row == "student" and other:
         notes.append(f"The student was trained with other settings than were given now ({'; '.join(other)}).")
     return {"settings": made, "versions": net.meta.get("versions")}

@@ -18,7 +18,7 @@ class Crops:
 
     def __init__(self, cfg: Config, index: dict[str, Any], part: str):
         self.shards = []
-        for e in (e for e in index["shards"] if e["split"] == part and e["count"]):
+        for e in (e for e in index["shards"] if e["split"] == part):
             crops, _ = store.load_arrays(cfg.path("crops", e["file"]))
             labels, _ = store.load_arrays(cfg.path("labels", e["file"]))
             self.shards.append((crops["lr"], labels["label"], crops["hr"]))

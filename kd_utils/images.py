@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import warnings
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from .deep import ORIENTATION, ImageError, deep, deep_tiff, upright
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 # Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, RuntimeError: AVIF
+BROKEN = (OSError, ValueError, SyntaxError, struct.error, EOFError, KeyError, IndexError, TypeError, RuntimeError)
 
 
 @dataclass
@@ -100,13 +103,13 @@ def read(source: str | Path | bytes, name: str = "") -> Photo:
         if data[:4] in (b"II*\0", b"MM\0*"):
             return _strange_tiff(data, name)
         raise ImageError(f"{name} is no image that can be read (JPEG, PNG, WebP, TIFF, BMP): convert it first") from e
-    except (OSError, ValueError, SyntaxError, struct.error) as e:
+    except BROKEN as e:
         raise ImageError(f"{name} is damaged ({e}): copy or download it again") from e
     try:
         return _photo(image, data, name)
     except ImageError:
         raise
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError, KeyError, IndexError) as e:
+    except BROKEN as e:
         raise ImageError(f"{name} is damaged or cut short ({e}): copy or download it again") from e
 
 
@@ -121,6 +124,8 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         bits = max(image.tag_v2.get(258, (1,)))
     else:
         bits = data[24] if image.format == "PNG" else 8
+        if bits == 8 and (image.mode[0] in "IF" or (image.format == "PPM" and _peak(data) > 255)):
+            raise ImageError(f"{name} is a {image.format} file of more than 8 bits: convert it to a 16-bit PNG or TIFF")
     if bits <= 8:
         image.load()  # before its EXIF is read: Pillow turns a TIFF upright here, by the tag that it then removes
     turn, exif = _exif(image)
@@ -129,6 +134,9 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
         pixels = upright(deep(data, name), turn)
         if data[25] == 4:  # OpenCV widens gray with alpha to four channels
             pixels = pixels[..., (0, 3)]
+        clear = image.info.get("transparency")
+        if data[25] == 0 and clear is not None:  # the gray that is transparent, which OpenCV does not heed
+            pixels = np.concatenate([pixels, np.where(pixels == clear, 0, 65535).astype(np.uint16)], axis=2)
     elif bits > 8:
         pixels = deep_tiff(data, name, image.tag_v2)
     else:
@@ -147,6 +155,12 @@ def _apart(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return np.ascontiguousarray(a), None
     alpha = np.ascontiguousarray(a[..., -1])
     return np.ascontiguousarray(a[..., :-1]), None if (alpha == np.iinfo(alpha.dtype).max).all() else alpha
+
+
+def _peak(data: bytes) -> int:
+    """The value of white that a PGM or PPM states; 0 for one that states none."""
+    found = re.match(rb"P[2356]\s+(?:(?:#.*\s)*\d+\s+){2}(?:#.*\s)*(\d+)", data[:4096])
+    return int(found[1]) if found else 0
 
 
 def _webp_is_lossless(data: bytes) -> bool:

@@ -56,7 +56,7 @@ class Photo:
 
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
-        return images.read_rgb(self.bytes(), self.name)
+        return images.read_rgb(self.bytes(), f"{self.name} of {self.file}" if self.member else self.name)
 
 
 def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
@@ -67,7 +67,7 @@ def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
     elif path.is_file():
         try:
             with zipfile.ZipFile(path) as z:
-                names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and "__MACOSX" not in n]
+                names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and not _hidden(n)]
         except zipfile.BadZipFile as e:
             raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
         found = [Photo(n, path, n) for n in sorted(names)]
@@ -76,6 +76,11 @@ def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
     if not found:
         raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
     return found
+
+
+def _hidden(member: str) -> bool:
+    """What a folder's listing leaves out too, and what macOS adds to its zips."""
+    return any(part.startswith((".", "__MACOSX")) for part in Path(member).parts)
 
 
 def _hashed(photos: list[Photo], what: str) -> list[Photo]:

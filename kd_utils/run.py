@@ -158,6 +158,10 @@ def run(
     overrides = shlex.join(folder_of.get(item) or _absolute(item) for item in sets)
     for mine in each:  # the same check as the notebook's own, before the first of them starts
         make(preset, overrides, **{FORM[k]: v for k, v in mine.items() if k in FORM and v})
+    try:
+        (workdir / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--workdir {workdir} cannot be written ({e.strerror}): choose another folder") from e
     done = []
     with _kernel(out):
         for n, (notebook, mine) in enumerate(zip(notebooks, each), 1):
@@ -174,7 +178,6 @@ def _execute(notebook: Path, result: Path, form: dict[str, Any], count: str, out
     print(f"\n{count} {notebook.stem}", file=out, flush=True)
     began = time.monotonic()
     echo = Echo(out)
-    result.parent.mkdir(parents=True, exist_ok=True)
     try:
         streams = {"progress_bar": False, "stdout_file": echo.stream(), "stderr_file": echo.stream()}
         papermill.execute_notebook(notebook, result, form, kernel_name="python3", cwd=ROOT, **streams)

@@ -155,7 +155,7 @@ class Summary:
 
     def __str__(self) -> str:
         speed = f", {self.megapixels / self.seconds:.2f} MP/s" if self.written else ""
-        there = f", {len(self.skipped)} skipped (already there; --overwrite redoes them)" if self.skipped else ""
+        there = f", {len(self.skipped)} skipped (already there; overwrite redoes them)" if self.skipped else ""
         first = f"{len(self.written)} sharpened ({self.megapixels:.1f} MP{speed}){there}, {len(self.failed)} failed"
         lines = [first, *(f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed)]
         if n := self.left_out.total():

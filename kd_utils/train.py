@@ -120,11 +120,13 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     t, folder = cfg.train, cfg.path("train", name)
     drive = Path(cfg.drive).expanduser() / "train" / name if cfg.drive else None
     want = provenance(cfg, labels)
-    remedy = f"Choose another --workdir, or delete {folder} (and its copy on Drive) and {out} to train anew."
+    here, there = [folder, out], [drive, _on_drive(cfg, out)] if cfg.drive else []
+    remedy = f"Choose another workdir, or delete {', '.join(map(str, here + there))} to train anew."
     place = dev.ranks()
     if out.is_file():
         made = student.load(out).meta.get("provenance") or {}
         store.require_same(str(out), made and filled(made, want), want, remedy)
+        _keep(cfg, out, folder)  # Drive may have been full, or not asked for, when the training ended
         return out
     device = dev.pick(cfg.device)
     amp = dev.autocast(device, t.dtype)
@@ -243,10 +245,20 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         student.save(
             ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
         )
-        if cfg.drive:
-            for path in (out, *(folder / n for n in SHOWN)):
-                store.keep(path, Path(cfg.drive).expanduser() / path.relative_to(cfg.path()))
+        _keep(cfg, out, folder)
     return out
+
+
+def _on_drive(cfg: Config, path: Path) -> Path:
+    return Path(cfg.drive).expanduser() / path.relative_to(cfg.path())
+
+
+def _keep(cfg: Config, out: Path, folder: Path) -> None:
+    """The student, its curve and its pictures onto Drive, where it is given and does not have them yet."""
+    for path in (out, *(folder / n for n in SHOWN)) if cfg.drive and dev.ranks().rank == 0 else ():
+        kept = _on_drive(cfg, path)
+        if path.is_file() and not (kept.is_file() and kept.read_bytes() == path.read_bytes()):
+            store.keep(path, kept)
 
 
 def _join(place: dev.Ranks, device: torch.device) -> bool:

@@ -62,12 +62,31 @@ def test_a_folder_and_its_zip_give_the_same_crops(tmp_path, folder):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as z:
         for p in sorted(folder.rglob("*.png")):
             z.write(p, p.relative_to(folder))
-        z.writestr("__MACOSX/._00.png", b"junk")
+        for hidden in ("__MACOSX/._00.png", "._01.png", ".thumbs/02.png"):
+            z.writestr(hidden, b"junk")
     data.prepare(config(tmp_path / "b", tmp_path / "photos.zip", more))
     assert files(tmp_path / "a" / "crops") == files(tmp_path / "b" / "crops")
     index = store.read_json(tmp_path / "a" / "crops" / "index.json")
     seen = [set(v.values()) for v in index["provenance"]["photos"].values()]
     assert len(set.union(*seen)) == sum(map(len, seen)) == 12
+
+
+def test_a_shard_whose_photos_are_too_small_is_none_to_label(tmp_path, folder, capsys):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for n, p in enumerate(sorted(folder.rglob("*.png"))[:9]):
+        whole = cv2.imread(str(p))
+        cv2.imwrite(str(mixed / p.name), whole[:20, :20] if n < 3 else whole[:100])
+    # of 256 crops a photo, a shard is one photo
+    cfg = config(tmp_path / "w", mixed, f"data.valid_count=1 data.crops_per_photo=256 data.test_photos={folder} seed=2")
+    made = data.prepare(cfg)
+    assert capsys.readouterr().out.count("is 20x20, smaller than data.crop=64") == 3
+    index = data.read_index(cfg)
+    assert all(e["count"] for e in index["shards"]) and made.crops["train"] == sum(
+        e["count"] for e in index["shards"] if e["split"] == "train"
+    )
+    assert len([e for e in index["shards"] if e["split"] == "train"]) == made.photos["train"] - 3
+    assert data.prepare(cfg).made == 0
 
 
 def test_adding_a_photo_moves_no_other_between_splits(tmp_path, folder):

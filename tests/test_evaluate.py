@@ -177,7 +177,12 @@ def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):
 def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, capsys):
     first = store.read_json(evaluate.evaluate(copy).metrics)
     assert first["trained"]["student"]["settings"]["train.steps"] == 1200
-    assert any("train.steps was 1200, now 400" in note for note in first["notes"]), "quick's steps are 400"
+    assert not any("other settings" in note for note in first["notes"]), "what is as the preset has it was not given"
+    copy.train.steps = 7
+    notes = store.read_json(evaluate.evaluate(copy).metrics)["notes"]
+    assert any("train.steps was 1200, now 7)" in note for note in notes)
+    copy.train.steps = 400
+    evaluate.evaluate(copy)
     second = tmp_path / "second"
     shutil.copytree(copy.path(), second)
     path = second / "student_model.pth"

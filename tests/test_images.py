@@ -166,6 +166,10 @@ def test_palette_bilevel_and_gray_with_alpha():
     np.testing.assert_array_equal(np.dstack([gray.pixels, gray.alpha]), mixed)
     key = file(Image.fromarray(picture()), "PNG", transparency=tuple(int(v) for v in picture()[0, 0]))
     assert images.read(key).alpha[0, 0] == 0  # tRNS on RGB
+    deep = picture(c=1, dtype=np.uint16)
+    read = images.read(file(Image.fromarray(deep[..., 0]), "PNG", transparency=int(deep[0, 0, 0])))
+    np.testing.assert_array_equal(read.pixels, deep)  # and on 16-bit gray
+    np.testing.assert_array_equal(read.alpha == 0, (deep == deep[0, 0])[..., 0])
 
 
 def cmyk_profile() -> bytes:
@@ -257,6 +261,11 @@ def frames(kind: str) -> bytes:
     return file(pages[0], kind, save_all=True, append_images=pages[1:])
 
 
+def widthless(data: bytes) -> bytes:
+    """A TIFF whose directory lacks tag 256: its number is changed to one that nobody knows."""
+    return data.replace(struct.pack("<HH", 256, 4), struct.pack("<HH", 60000, 4), 1)
+
+
 BAD = {
     "text.png": (lambda: b"hello, this is text\n" * 20, "no image"),
     "page.jpg": (lambda: b"<!DOCTYPE html><html></html>", "no image"),
@@ -275,6 +284,10 @@ BAD = {
     "nan.tif": (lambda: floats(np.nan), "NaN or infinity at 1 pixels"),
     "inf.tif": (lambda: floats(np.inf), "NaN or infinity"),
     "hdr.tif": (lambda: floats(12.0), r"scale them to \[0, 1\]"),
+    "tagless.tif": (lambda: widthless(file(Image.fromarray(picture()), "TIFF")), "damaged"),
+    "deep.pgm": (lambda: cv2.imencode(".pgm", picture(c=1, dtype=np.uint16))[1].tobytes(), "16-bit PNG or TIFF"),
+    "deep.ppm": (lambda: cv2.imencode(".ppm", picture(dtype=np.uint16))[1].tobytes(), "16-bit PNG or TIFF"),
+    "deep.jp2": (lambda: file(Image.fromarray(picture(c=1, dtype=np.uint16)[..., 0]), "JPEG2000"), "more than 8 bits"),
     "moving.gif": (lambda: frames("GIF"), "animation of 3 pictures"),
     "pages.tif": (lambda: frames("TIFF"), "a file of 3 pictures"),
     "moving.webp": (lambda: frames("WEBP"), "animation of 3 pictures"),

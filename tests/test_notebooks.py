@@ -52,7 +52,7 @@ def test_badge_title_goal_come_first(path):
 
 @every
 def test_the_parameters_cell_is_a_form_of_typed_literals(path):
-    _, code = read(path)
+    notebook, code = read(path)
     tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
     assert tagged == code[:1], "one cell, the first of code"
     tree = ast.parse(tagged[0]["source"])
@@ -64,7 +64,8 @@ def test_the_parameters_cell_is_a_form_of_typed_literals(path):
     form = form_of(path)
     assert len(form) <= 10 and form["overrides"][0] == "" and form["drive"][0] is False
     assert form["preset"] == ("colab", list(PRESETS)) and form["workdir"][0] == "workdir"
-    assert all(name in path.read_text() for name in form)
+    told = next(c["source"] for c in notebook["cells"] if c["cell_type"] == "markdown" and "**workdir**" in c["source"])
+    assert all(f"**{name}**" in told for name in form)
 
 
 @every

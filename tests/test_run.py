@@ -113,7 +113,10 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
             run(two, tmp_path, parameters=given, sets=sets)
     with pytest.raises(UsageError, match="-p photo=none.jpg: there is no such file"):
         runner.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
-    with pytest.raises(UsageError, match="'steps'|steps"):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UsageError, match="file cannot be written .*: choose another folder"):
+        run(two, tmp_path / "file")
+    with pytest.raises(UsageError, match="-p steps: unknown key 'steps'"):
         run(two, tmp_path, only="01", parameters=["steps=5"])
     with pytest.raises(ConfigError, match="train.steps"):
         run(two, tmp_path, sets=["train.stepz=5"])

@@ -88,6 +88,18 @@ def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
     assert again.curve.is_file() and again.history.read_text() == history
 
 
+def test_a_drive_that_is_given_later_has_what_was_made_before(labelled, tmp_path):
+    train.train(config(labelled, tmp_path / "a"))
+    drive = tmp_path / "drive"
+    train.train(config(labelled, tmp_path / "a", f"drive={drive}"))
+    for name in ("student_model.pth", "train/student/history.json", "train/no_teacher/student_model.pth"):
+        assert (drive / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    with pytest.raises(store.StoreError) as e:
+        train.train(config(labelled, tmp_path / "a", f"drive={drive} train.lr=0.5"))
+    for path in (tmp_path / "a", drive):  # the remedy names both places of both
+        assert str(path / "train" / "student") in str(e.value) and str(path / "student_model.pth") in str(e.value)
+
+
 def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
     drive = tmp_path / "drive"
     drive.write_text("a file, where a folder was")
