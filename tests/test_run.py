@@ -114,7 +114,7 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
     with pytest.raises(UsageError, match="-p photo=none.jpg: there is no such file"):
         runner.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UsageError, match="--workdir .* cannot be written \(Not a directory\): choose another folder"):
+    with pytest.raises(UsageError, match=r"--workdir .* cannot be written \(Not a directory\): choose another folder"):
         run(two, tmp_path / "file")
     with pytest.raises(UsageError, match="-p steps: unknown key 'steps'"):
         run(two, tmp_path, only="01", parameters=["steps=5"])
