@@ -118,7 +118,7 @@ def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
 
 def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool) -> Path:
     t, folder = cfg.train, cfg.path("train", name)
-    drive = Path(cfg.drive).expanduser() / "train" / name if cfg.drive else None
+    drive = _on_drive(cfg, folder) if cfg.drive else None
     want = provenance(cfg, labels)
     here, there = [folder, out], [drive, _on_drive(cfg, out)] if cfg.drive else []
     remedy = f"Choose another workdir, or delete {', '.join(map(str, here + there))} to train anew."
