@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import NamedTuple
 
 import torch
@@ -66,3 +67,10 @@ def half(device: torch.device) -> torch.dtype:
 def has_fast_bf16() -> bool:
     """Whether this CPU computes bf16 faster than fp32: by matrix units (AMX) or dot products (AVX512_BF16)."""
     return any(getattr(torch.cpu, f"_is_{n}_supported", bool)() for n in ("amx_tile", "avx512_bf16"))
+
+
+def slow(device: torch.device, key: str, dtype: str) -> str:
+    """A warning where the setting `key` asks for a dtype that this CPU only imitates; "" where there is none."""
+    if dtype != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or has_fast_bf16():
+        return ""
+    return f"{key}=bf16: this CPU has no bf16 arithmetic, which makes it far slower than fp32 here: --set {key}=fp32"

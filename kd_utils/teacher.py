@@ -181,6 +181,8 @@ def label(cfg: Config) -> Labelled:
         prune.check(teacher.compact(), *student.shape(cfg.student.size))  # said before the labels are made, not after
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
+    if rank == 0 and (warning := dev.slow(device, "label.dtype", cfg.label.dtype)):
+        print(warning)
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
     if (out / "index.json").is_file():  # hours of labelling, perhaps another run's (the folder may be linked)
         remedy = f"Choose another --workdir, or delete {out} to make them anew."

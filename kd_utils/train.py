@@ -130,6 +130,8 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         return out
     device = dev.pick(cfg.device)
     amp = dev.autocast(device, t.dtype)
+    if place.rank == 0 and (warning := dev.slow(device, "train.dtype", t.dtype)):
+        print(warning)
     double = amp.dtype == torch.float64
     crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
     saved = checkpoint.latest(folder, drive)

@@ -21,3 +21,14 @@ def test_each_process_of_torchrun_takes_the_gpu_of_its_number(name, monkeypatch)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert dev.pick(name) == torch.device("cuda", 3)
     assert dev.pick("cuda:1") == torch.device("cuda", 1)
+
+
+def test_bf16_that_a_cpu_only_imitates_is_warned_of(monkeypatch):
+    monkeypatch.setattr(dev.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(dev, "has_fast_bf16", lambda: False)
+    said = dev.slow(torch.device("cpu"), "label.dtype", "bf16")
+    assert "far slower than fp32" in said and "--set label.dtype=fp32" in said
+    assert not dev.slow(torch.device("cpu"), "label.dtype", "fp32")
+    assert not dev.slow(torch.device("cuda"), "label.dtype", "bf16")
+    monkeypatch.setattr(dev, "has_fast_bf16", lambda: True)
+    assert not dev.slow(torch.device("cpu"), "label.dtype", "bf16")

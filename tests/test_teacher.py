@@ -183,8 +183,10 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
     assert path.read_bytes() == labels
 
 
-def test_bf16_labels_differ_by_rounding_only(tmp_path, small):
+def test_bf16_labels_differ_by_rounding_only(tmp_path, small, capsys, monkeypatch):
     from kd_utils import data, store
+
+    monkeypatch.setattr(teacher.dev, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
     sets += " loss.crop=16 device=cpu"
@@ -199,6 +201,7 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small):
     with pytest.raises(store.StoreError, match='dtype was "fp32", now "bf16"'):  # not taken for these
         teacher.label(make("quick", f"{sets} label.dtype=bf16", workdir=str(tmp_path / "fp32")))
     off = np.abs(made["bf16"] - made["fp32"])
+    assert "slow label.dtype fp32\n" in (said := capsys.readouterr().out) and "slow label.dtype bf16\n" in said
     assert 0 < off.mean() < 0.3 and off.max() <= 4  # bf16 has 8 bits, of a residual that is small
 
 

@@ -190,9 +190,11 @@ def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, of
         assert difference(one.no_teacher, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
 
 
-def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path):
+def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train.dev, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
     more = "train.dtype=bf16 train.baseline=no device=cpu"
     runs = [train.train(config(labelled, tmp_path / n, more)) for n in "ab"]
+    assert capsys.readouterr().out.count("slow train.dtype bf16\n") == 2
     assert difference(runs[0].student, runs[1].student) == 0
     assert weights(runs[0].student)["body.0.weight"].dtype == torch.float32
     loss = [np.array(store.read_json(r.history)["loss"]) for r in (runs[0], trained[1])]
