@@ -11,7 +11,8 @@ A recipe may begin with another one's student: `before = "before/student_x4_l.to
 made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
 The .json and the curve hold both.
 
-On many cores, when the crops and labels are there: torchrun --nproc_per_node=2 -m benchmarks.ship ...
+On many cores, when the crops and labels are there, with --before where there is a `before`:
+torchrun --nproc_per_node=2 -m benchmarks.ship ...
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
         raise ConfigError(f"--before {before}: {recipe} begins with no other student (it has no `before = ...`)")
     if first:
         under = Path(workdir) / "before"
+        if not before and device.ranks().world > 1:
+            raise ConfigError(
+                f"{recipe} begins with another student: many processes make one student at a time; make "
+                f"{recipe.parent / first} first, then give it with --before"
+            )
         before = before or ship(recipe.parent / first, str(under), sets, under / Path(first).stem)
         if not before.with_suffix(".json").is_file():
             raise ConfigError(f"{before.with_suffix('.json')} is missing: it tells how {before} was made")

@@ -108,7 +108,7 @@ def _settings(args: argparse.Namespace) -> tuple[str, str, list[str]]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """A TOML file's settings as dotted keys. Raises ConfigError."""
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"--config {path} cannot be read ({e.strerror}): check the path") from e
     except ValueError as e:

@@ -22,7 +22,7 @@ NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
 def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path | None = None) -> Path:
     """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` up to it in both folders.
 
-    A Drive that is full or gone is printed; the training goes on.
+    A Drive that is full or gone is printed; the training goes on, and what is there already stays.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -32,6 +32,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path 
         store.keep(path, drive / path.name)
     for place in filter(None, (folder, drive)):
         with suppress(OSError):  # what cannot be removed now is removed the next time
+            if not (place / path.name).is_file():
+                continue  # it did not get to Drive: the one before it is the best that is there
             # a newer one was damaged, or training would have gone on from it: it must not push this one out
             others = [p for p in found(place) if p.name != path.name and int(NAME.fullmatch(p.name)[1]) <= step]
             for old in others[keep - 1 :]:

@@ -160,7 +160,7 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
 
     Students that were trained before and are on `drive` are copied back into the work folder.
     """
-    given = {FORM[k]: absolute(v) if isinstance(v, str) else v for k, v in form.items() if v}
+    given = {FORM[k]: absolute(v) if k in ("photos", "teacher") else v for k, v in form.items() if v}
     cfg = make(preset, overrides, workdir=workdir, drive=drive, **given)
     said = [cfg.preset]
     said += [f"photos {cfg.data.photos}"] if "photos" in form else []
@@ -183,7 +183,7 @@ def _restore(cfg: Config) -> None:
         if kept.is_file() and not cfg.path(name).is_file():
             if name in STUDENTS:
                 print(f"{name} comes from {kept}")
-            store.copy(kept, cfg.path(name))
+            store.write_bytes(cfg.path(name), kept.read_bytes())
 
 
 def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:

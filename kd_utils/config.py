@@ -28,8 +28,8 @@ class DataConfig:
     crop: int = 256  # side of an HR crop, in HR pixels (the student's body then sees crop/4)
     crops_per_photo: int = 12  # training crops kept of each photo
     valid_crops_per_photo: int = 4
-    min_std: float = 6.0  # leave out flat crops: standard deviation of Y below this, on 0..255
-    min_mean: float = 12.0  # leave out nearly black crops: mean of Y below this, on 0..255
+    min_std: float = 6.0  # leave out flat crops: standard deviation of Y (16 to 235) below this
+    min_mean: float = 12.0  # leave out dark crops: mean of Y below this; black is 16, so 12 leaves out none
     test_side: int = 0  # test on the central square of at most this side (HR pixels); 0: the whole photo
 
 
@@ -289,6 +289,12 @@ def check(cfg: Config) -> None:
         raise ConfigError(f"train.betas={cfg.train.betas} must be two numbers in [0, 1)")
     if cfg.loss.teacher <= 0 and cfg.loss.gt <= 0 and cfg.loss.gt_end <= 0:
         raise ConfigError("loss.teacher and loss.gt are both 0: nothing to learn from; set one above 0")
+    always = max(cfg.loss.teacher, cfg.loss.fft, cfg.loss.perceptual, cfg.loss.perceptual_gt)
+    if always <= 0 and cfg.loss.gt_end >= 0 and min(cfg.loss.gt, cfg.loss.gt_end) == 0:
+        raise ConfigError(
+            f"loss.gt={cfg.loss.gt:g} to loss.gt_end={cfg.loss.gt_end:g} leaves a step nothing to learn from, as the "
+            "other terms are 0: set both, or loss.teacher, above 0"
+        )
 
 
 def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:

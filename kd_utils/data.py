@@ -51,9 +51,9 @@ class Pair:
 def choose(
     photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, d: Any
 ) -> tuple[list[tuple[int, int]], int]:
-    """Up to `want` corners (y, x) of crops that are neither flat nor nearly black, and how many were refused.
+    """Up to `want` corners (y, x) of crops that are neither flat nor too dark, and how many were refused.
 
-    Refused: standard deviation of Y below `d.min_std` or mean of Y below `d.min_mean` (0..255).
+    Refused: standard deviation of Y below `d.min_std` or mean of Y below `d.min_mean`. Y is BT.601's, 16 to 235.
     """
     h, w = photo.shape[:2]
     kept, refused = [], 0

@@ -54,14 +54,20 @@ def autocast(device: torch.device, dtype: str = "auto") -> Amp:
     if dtype == "auto":
         if device.type != "cuda":
             return Amp(torch.float32, False)
-        dtype = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+        old = "fp32" if _broken_half(device) else "fp16"
+        dtype = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else old
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "float64": torch.float64}
     return Amp(kinds[dtype], dtype == "fp16" and device.type == "cuda")
 
 
 def half(device: torch.device) -> torch.dtype:
     """The dtype for inference without gradients: fp16 on CUDA, else fp32."""
-    return torch.float16 if device.type == "cuda" else torch.float32
+    return torch.float16 if device.type == "cuda" and not _broken_half(device) else torch.float32
+
+
+def _broken_half(device: torch.device) -> bool:
+    """The GTX 16xx compute NaN in fp16 (pytorch issue 58123)."""
+    return "GTX 16" in torch.cuda.get_device_name(device)
 
 
 def has_fast_bf16() -> bool:

@@ -159,7 +159,7 @@ def _apart(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _peak(data: bytes) -> int:
     """The value of white that a PGM or PPM states; 0 for one that states none."""
-    found = re.match(rb"P[2356]\s+(?:(?:#.*\s)*\d+\s+){2}(?:#.*\s)*(\d+)", data[:4096])
+    found = re.match(rb"P[2356]\s+(?:(?:#[^\n]*\n\s*)*\d+\s+){2}(?:#[^\n]*\n\s*)*(\d+)", data[:4096])
     return int(found[1]) if found else 0
 
 

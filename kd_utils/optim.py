@@ -37,7 +37,7 @@ class SOAP(torch.optim.Optimizer):
             state |= {"step": 0, "mean": torch.zeros_like(grad), "square": torch.zeros_like(grad)}
             if p.dim() > 1:
                 state |= {"L": grad @ grad.T, "R": grad.T @ grad}
-                state |= {f"Q{side}": torch.linalg.eigh(state[side]).eigenvectors.flip(1) for side in "LR"}
+                state |= {f"Q{side}": _eigenvectors(state[side]).flip(1) for side in "LR"}
                 return
         state["step"] += 1
         state["mean"].lerp_(grad, 1 - b1)
@@ -66,6 +66,16 @@ class SOAP(torch.optim.Optimizer):
             order = ((matrix @ basis) * basis).sum(0).argsort(descending=True)
             state["square"] = state["square"].index_select(axis, order)
             state[f"Q{side}"] = torch.linalg.qr(matrix @ basis[:, order]).Q
+
+
+def _eigenvectors(matrix: Tensor) -> Tensor:
+    """Of a symmetric matrix, by rising eigenvalue. A first R has few that are not 0, over which CUDA's solver can fail
+    in fp32.
+    """
+    try:
+        return torch.linalg.eigh(matrix).eigenvectors
+    except torch.linalg.LinAlgError:
+        return torch.linalg.eigh(matrix.double()).eigenvectors.to(matrix.dtype)
 
 
 def make(name: str, params, lr: float, betas: list[float], fused: bool = False) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import shlex
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -89,8 +90,10 @@ def _typed(key: str, value: Any, want: type) -> Any:
                 number = float(value)
                 if number == number and abs(number) != float("inf"):
                     return number
-            elif float(value) == int(float(value)):
-                return int(float(value)) if not isinstance(value, int) else value
+            elif isinstance(value, int) or re.fullmatch(r"\s*[+-]?\d+\s*", str(value)):
+                return int(value)
+            elif float(value) == int(float(value)):  # 2e4
+                return int(float(value))
         except (TypeError, ValueError, OverflowError):
             pass
     raise ConfigError(f"{key}={shown} is not {'a finite number' if want is float else 'of type ' + want.__name__}")

@@ -196,7 +196,7 @@ def _execute(notebook: Path, result: Path, form: dict[str, Any], count: str, out
 
 def _failure(notebook: Path, result: Path, e: Any) -> str:
     """Which cell of which notebook failed, its first lines and the error."""
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     number = next((n for n, c in enumerate(cells, 1) if "".join(c["source"]) == e.source), e.cell_index)
     lines = [line for line in e.source.splitlines() if line.strip()]
     shown = "\n".join(f"    {line}" for line in lines[:4] + ["..."] * (len(lines) > 4))

@@ -192,11 +192,11 @@ def sharpen(
     jobs = list(plan([str(i) for i in inputs], output, done.failed, done.left_out))
     if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:
         check_writable(output.parent if todo == [output] else output)
-    tool, start = load(model, scale, device, engine), time.monotonic()
+    tool, start = load(model, scale, device, engine), time.perf_counter()
 
     def progress(pixels: int) -> None:
         done.megapixels += pixels / 1e6
-        speed = done.megapixels / (time.monotonic() - start)
+        speed = done.megapixels / (time.perf_counter() - start)
         bar.set_postfix_str(f"{done.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
         bar.update(0)
 
@@ -216,7 +216,7 @@ def sharpen(
                 except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
                     done.failed.append((str(source), str(e) or type(e).__name__))
             bar.update(1)
-    done.seconds = time.monotonic() - start
+    done.seconds = time.perf_counter() - start
     return done
 
 

@@ -190,7 +190,7 @@ def _fetch_drive(url: str, folder: Path) -> Path:
     path = folder / found[1]
     by_hand = f"Share it with 'Anyone with the link', or download it in a browser and put it by hand into {path}/"
     with _lock(path):
-        if here := next(path.glob("*"), None):
+        if here := next(path.glob("[!.]*"), None):
             return here
         import gdown  # its first import takes a second
 
@@ -205,7 +205,7 @@ def _fetch_drive(url: str, folder: Path) -> Path:
             raise SourceError(
                 f"{url} could not be downloaded from Google Drive ({transfer.reason(e)[:300]}). {by_hand}"
             ) from e
-        here = next(partly.glob("*"), None)
+        here = next(partly.glob("[!.]*"), None)
         if not here or _is_html(here):
             raise SourceError(f"Google Drive sent a web page (a quota or sign-in page) for {url}. {by_hand}")
         path.mkdir(exist_ok=True)

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -61,25 +60,16 @@ def write_torch(path: str | Path, obj: Any) -> Path:
     return write_bytes(path, buffer.getbuffer())
 
 
-def copy(src: str | Path, dst: str | Path) -> Path:
-    """Atomic copy: `dst` is whole or absent (Drive)."""
-    dst = Path(dst)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    part = dst.with_name(f".{dst.name}.{os.getpid()}.part")
+def keep(src: Path, dst: Path) -> None:
+    """Copy to where results are kept (Drive), what is not there yet. It may be full or gone for a while: that is
+    printed and ends nothing.
+    """
     try:
-        shutil.copyfile(src, part)
-        os.replace(part, dst)
-    finally:
-        part.unlink(missing_ok=True)
-    return dst
-
-
-def keep(src: str | Path, dst: str | Path) -> None:
-    """Copy to where results are kept (Drive). It may be full or gone for a while: that is printed and ends nothing."""
-    try:
-        copy(src, dst)
-    except OSError as e:
-        print(f"NOT KEPT: {dst} cannot be written ({e.strerror or e}). {src} is whole: copy it by hand.")
+        data = src.read_bytes()
+        if not (dst.is_file() and dst.read_bytes() == data):
+            write_bytes(dst, data)
+    except (OSError, StoreError) as e:
+        print(f"NOT KEPT: {e}. {src} is whole: copy it by hand.")
 
 
 def sha256(source: str | Path | bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import store
 from .tensors import CheckpointError, read_checkpoint
@@ -160,21 +161,11 @@ def params(net: nn.Module) -> int:
 @torch.no_grad()
 def gmac(net: nn.Module, scale: int = 4, side: int = 1024) -> float:
     """10^9 multiply-adds of all convolutions for a `side` x `side` output; exact, by running a small input."""
-    total = 0
-
-    def count(m: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal total
-        weight = m.kernel() if isinstance(m, WideConv) else m.weight
-        total += out.shape[-1] * out.shape[-2] * weight.numel()
-
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, (nn.Conv2d, WideConv))]
-    try:
-        p = next(net.parameters())
+    net = fuse(net) if isinstance(net, Student) else net
+    p = next(net.parameters())
+    with FlopCounterMode(display=False) as count:
         net(torch.zeros(1, 3, 64 // scale, 64 // scale, dtype=p.dtype, device=p.device))
-    finally:
-        for h in hooks:
-            h.remove()
-    return total * (side / 64) ** 2 / 1e9
+    return count.get_total_flops() / 2 * (side / 64) ** 2 / 1e9
 
 
 @torch.no_grad()

@@ -221,6 +221,12 @@ def _label_batch(teacher: Teacher, lr: np.ndarray, cfg: Config, device: torch.de
         if dtype == torch.bfloat16:  # a CPU's bf16 kernels want this order; in fp32 it would move the last bits
             x = x.contiguous(memory_format=torch.channels_last)
         y = target(teacher, x, cfg.scale, cfg.label.input_scale)
+    if not y.isfinite().all():
+        kind = str(dtype).removeprefix("torch.")
+        raise TeacherError(
+            f"{teacher.name} gives labels that are not finite in {kind} on {device}: its file is damaged, or it "
+            "cannot be computed so here; try label.dtype=fp32"
+        )
     bar.update(len(lr))
     return to_uint8(y)
 

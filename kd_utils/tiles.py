@@ -206,6 +206,8 @@ def to_canvas(
         return torch.from_numpy(part).to(device).div_(peak).permute(2, 0, 1)[None].expand(-1, 3, -1, -1).contiguous()
 
     def write(y: int, x: int, part: Tensor) -> None:
+        if not part.isfinite().all():
+            raise ValueError(f"the network's output is not finite on {device}: use another --device, such as cpu")
         if c == 1:
             part = part.mean(1, keepdim=True)
         part = part[0].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0).to(torch.uint8 if peak == 255 else torch.int32)

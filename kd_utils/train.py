@@ -123,6 +123,9 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     here, there = [folder, out], [drive, _on_drive(cfg, out)] if cfg.drive else []
     remedy = f"Choose another workdir, or delete {', '.join(map(str, here + there))} to train anew."
     place = dev.ranks()
+    saved = None if out.is_file() else checkpoint.latest(folder, drive)
+    if group:
+        _same_start("the end" if out.is_file() else saved[0] if saved else 0, folder)
     if out.is_file():
         made = student.load(out).meta.get("provenance") or {}
         store.require_same(str(out), made and filled(made, want), want, remedy)
@@ -134,7 +137,6 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         print(warning)
     double = amp.dtype == torch.float64
     crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
-    saved = checkpoint.latest(folder, drive)
     # what goes on needs no beginning
     net = student.build(cfg.student.size, cfg.scale, cfg.student.expand) if saved else begin.network(cfg, crops, device)
     net = net.to(device)
@@ -238,8 +240,6 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                 remedy = "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set train.compile=no"
                 raise TrainError(f"train.compile=yes: torch.compile failed ({why}): {remedy}") from e
             raise
-    if group:
-        torch.distributed.barrier()
     if place.rank == 0:
         if first == t.steps:  # lost between its last checkpoint and this: its curve and pictures once more
             history["valid"].pop()
@@ -248,6 +248,8 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
             ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
         )
         _keep(cfg, out, folder)
+    if group:
+        torch.distributed.barrier()  # what every rank returns is there
     return out
 
 
@@ -258,9 +260,8 @@ def _on_drive(cfg: Config, path: Path) -> Path:
 def _keep(cfg: Config, out: Path, folder: Path) -> None:
     """The student, its curve and its pictures onto Drive, where it is given and does not have them yet."""
     for path in (out, *(folder / n for n in SHOWN)) if cfg.drive and dev.ranks().rank == 0 else ():
-        kept = _on_drive(cfg, path)
-        if path.is_file() and not (kept.is_file() and kept.read_bytes() == path.read_bytes()):
-            store.keep(path, kept)
+        if path.is_file():
+            store.keep(path, _on_drive(cfg, path))
 
 
 def _join(place: dev.Ranks, device: torch.device) -> bool:
@@ -271,6 +272,17 @@ def _join(place: dev.Ranks, device: torch.device) -> bool:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return True
+
+
+def _same_start(first: int | str, folder: Path) -> None:
+    """Raises TrainError on every rank where they do not all go on from the same step: each would train on its own."""
+    steps: list[Any] = [None] * dev.ranks().world
+    torch.distributed.all_gather_object(steps, first)
+    if len(set(steps)) > 1:
+        raise TrainError(
+            f"the processes would go on from different steps ({', '.join(map(str, steps))} by rank): {folder} must "
+            "hold the same checkpoints on every machine; name a --workdir that all of them share, or copy it"
+        )
 
 
 def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spots: np.ndarray, step: int) -> Tensor:

@@ -82,7 +82,7 @@ def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp_path):
+def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp_path, monkeypatch):
     longer = shipped.with_name("student_x4_longer.toml")
     longer.write_text(f'before = "{shipped.name}"\n' + RECIPE.replace("steps = 12", "steps = 6"))
     for name, more in (("anew", []), ("earlier", ["--before", str(shipped.with_suffix(".pth"))])):
@@ -102,6 +102,9 @@ def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp
     assert all(torch.equal(a[k], b[k]) for k in a) and not all(torch.equal(a[k], start[k]) for k in a)
     with pytest.raises(ConfigError, match="begins with no other"):
         ship.main([str(shipped), "--workdir", str(tmp_path / "c"), "--before", "x.pth"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=f"one student at a time; make {shipped} first, then give it with --before"):
+        ship.main([str(longer), "--workdir", str(tmp_path / "d"), "--set", f"teacher={teacher}"])
 
 
 def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_path, teacher, capsys):

@@ -1,6 +1,6 @@
 import torch
 
-from kd_utils import checkpoint
+from kd_utils import checkpoint, store
 
 
 def test_rotation_drive_copy_and_fallback(tmp_path, capsys):
@@ -46,3 +46,23 @@ def test_a_damaged_newer_one_does_not_push_out_the_one_just_written(tmp_path):
 def test_equal_states_give_equal_files(tmp_path):
     a, b = (checkpoint.save(tmp_path / n, 1, {"w": torch.ones(3)}, 1) for n in "ab")
     assert a.name == b.name and a.read_bytes() == b.read_bytes()
+
+
+def test_what_is_on_drive_stays_where_the_new_one_did_not_get_there(tmp_path, monkeypatch, capsys):
+    here, drive = tmp_path / "here", tmp_path / "drive"
+    checkpoint.save(here, 10, {}, keep=1, drive=drive)
+    whole = store.write_bytes
+
+    def full(path, data):
+        if drive in path.parents:
+            raise store.StoreError(f"{path} cannot be written (No space left on device): free some space")
+        return whole(path, data)
+
+    monkeypatch.setattr(store, "write_bytes", full)
+    checkpoint.save(here, 20, {}, keep=1, drive=drive)
+    said = capsys.readouterr().out
+    assert said.startswith(f"NOT KEPT: {drive}") and "No space left" in said and "copy it by hand" in said
+    assert [p.name[:13] for p in checkpoint.found(drive)] == ["step-00000010"]
+    monkeypatch.undo()
+    checkpoint.save(here, 30, {}, keep=1, drive=drive)
+    assert [p.name[:13] for p in checkpoint.found(drive)] == ["step-00000030"]

@@ -17,6 +17,7 @@ def test_overrides_are_typed():
     assert cfg.train.baseline is False and cfg.data.photos == "my photos"
     assert make("quick", {"train.steps": 7}).train.steps == 7
     assert make("quick", ["train.steps=1e3"]).train.steps == 1000
+    assert make("quick", ["seed=9007199254740993"]).seed == 9007199254740993  # no float holds it
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,8 @@ def test_overrides_are_typed():
         ("data.crop=100", "multiple of 8"),
         ("loss.margin=99", "leaves nothing"),
         ("loss.teacher=0", "nothing to learn from"),
+        ("loss.teacher=0 loss.gt_end=1 loss.perceptual=0", "loss.gt=0 to loss.gt_end=1 leaves a step nothing"),
+        ("loss.teacher=0 loss.gt=1 loss.gt_end=0 loss.perceptual=0 loss.fft=0", "leaves a step nothing"),
         ("teacher=anime6B", "did you mean 'anime_6B'"),
         ("teacher=weights/none.pth", "neither a file nor one of anime_6B"),
         ("label.input_scale=0.5", "for scale=1 only"),

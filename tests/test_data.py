@@ -131,8 +131,10 @@ def test_flat_and_dark_crops_are_left_out():
     cfg = make("quick")
     kept, refused = data.choose(photo, 64, 10, np.random.default_rng(1), cfg.data)
     assert len(kept) == 10 and refused > 0 and all(x > 64 for _, x in kept)
-    dark = (photo // 24).astype(np.uint8)
-    assert data.choose(dark, 64, 10, np.random.default_rng(1), cfg.data) == ([], 40)
+    dark = rng.integers(40, size=(256, 256, 3), dtype=np.uint8)  # Y is 16 more than .86 of the mean, 33
+    for mean, count in ((32, 10), (34, 0)):
+        cfg.data.min_mean = mean
+        assert len(data.choose(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
 
 
 def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):

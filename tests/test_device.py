@@ -32,3 +32,18 @@ def test_bf16_that_a_cpu_only_imitates_is_warned_of(monkeypatch):
     assert not dev.slow(torch.device("cuda"), "label.dtype", "bf16")
     monkeypatch.setattr(dev, "has_fast_bf16", lambda: True)
     assert not dev.slow(torch.device("cpu"), "label.dtype", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "capability", "trains", "infers"),
+    [
+        ("NVIDIA A100-SXM4-40GB", (8, 0), dev.Amp(torch.bfloat16, False), torch.float16),
+        ("Tesla T4", (7, 5), dev.Amp(torch.float16, True), torch.float16),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), dev.Amp(torch.float32, False), torch.float32),  # NaN in fp16
+    ],
+)
+def test_precision_by_gpu(gpu, capability, trains, infers, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    cuda = torch.device("cuda", 0)
+    assert dev.autocast(cuda) == trains and dev.half(cuda) == infers

@@ -43,6 +43,7 @@ def test_drive_links(drive, cache, link):
     path = fetch(url)
     assert path == cache / "drive" / DRIVE_ID / "weights.pth" and path.read_bytes() == BODY
     asked = len(drive.asked)
+    path.with_name(".DS_Store").write_bytes(b"a file manager's")
     assert fetch(url) == path and len(drive.asked) == asked
 
 

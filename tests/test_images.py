@@ -238,3 +238,8 @@ def test_missing_folder_and_no_permission(tmp_path):
         )
         run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert "secret.png cannot be read (Permission denied)" in run.stdout
+
+
+def test_comments_in_a_pnm_header_cost_no_time():
+    assert images._peak(b"P5\n" + b"# a # b\n" * 9 + b"4 4 # " + b" #" * 400 + b"\n65535\n") == 65535
+    assert images._peak(b"P5\n" + b" #" * 400 + b" no end") == 0

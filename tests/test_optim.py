@@ -66,3 +66,19 @@ def test_its_bases_stay_orthonormal():
     for side, n in (("QL", 5), ("QR", 18)):
         q = opt.state[w][side]
         torch.testing.assert_close(q.T @ q, torch.eye(n), atol=1e-5, rtol=0)
+
+
+def test_bases_are_found_in_float64_where_the_solver_fails_in_float32(monkeypatch):
+    eigh, matrix = torch.linalg.eigh, torch.eye(4)
+    matrix[0, 1] = matrix[1, 0] = 0.5
+
+    def fails(m):  # as CUDA's can, for a matrix of many equal eigenvalues
+        if m.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("too many repeated eigenvalues")
+        return eigh(m)
+
+    want = optim._eigenvectors(matrix)
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    got = optim._eigenvectors(matrix)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.T @ matrix @ got, want.T @ matrix @ want)

@@ -217,3 +217,15 @@ def test_bf16_labels_of_a_network_that_ends_in_a_convolution(scale, photo):
             got = teacher.target(t, x, scale)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=0.02, rtol=0)
+
+
+def test_labels_that_are_not_finite_are_refused(tmp_path, small, monkeypatch):
+    from kd_utils import data, store
+
+    sets = f"teacher={small} data.crop=64 data.crops_per_photo=1 data.valid_crops_per_photo=1 data.test_side=64"
+    cfg = make("quick", f"{sets} loss.crop=16 device=cpu", workdir=str(tmp_path))
+    data.prepare(cfg)
+    monkeypatch.setattr(teacher, "target", lambda net, x, *_: torch.full((len(x), 3, 64, 64), torch.nan))
+    with pytest.raises(TeacherError, match="not finite in float32 on cpu: .* try label.dtype=fp32"):
+        teacher.label(cfg)
+    assert not list(cfg.path("labels").glob("*")) and store.read_json(cfg.path("crops", "index.json"))

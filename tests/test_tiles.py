@@ -209,3 +209,12 @@ def test_tiles_come_from_the_memory_there_is():
     light, heavy = tiles.Reach(10, 4, 1, 500), tiles.Reach(10, 4, 1, 20_000)
     assert tiles.choose_tile(light, 10, cpu) > tiles.choose_tile(heavy, 10, cpu) >= 64
     assert tiles.choose_tile(tiles.Reach(348, 4, 4, 14_000), 348, cpu) == 348  # or it would be all overlap
+
+
+def test_an_output_that_is_not_finite_is_refused():
+    def broken(x):
+        return F.interpolate(x, scale_factor=4) * torch.nan
+
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="output is not finite on cpu: use another --device"):
+        tiles.to_canvas(broken, tiles.probe(student.build("8x1")), pixels)

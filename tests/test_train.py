@@ -157,20 +157,23 @@ def test_adam_goes_on_on_another_device(fused):
     assert made[1]["state"][0]["step"] == 2 and p[0].item() == pytest.approx(-0.1, abs=1e-6)
 
 
-def torchrun(sets, tmp_path, processes):
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        "-m",
-        "kd_utils",
-        "train",
-    ]
-    pairs = [p for key in f"{sets} workdir={tmp_path}".split() for p in ("--set", key)]
+def torchrun(*command):
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command, *pairs], capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    return subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, env=env, timeout=300)
+
+
+def test_processes_that_find_different_checkpoints_stop(labelled, tmp_path):
+    config(labelled, tmp_path / "1")
+    done = train.train(config(labelled, tmp_path / "0", "train.baseline=no"))
+    done.student.unlink()
+    script = tmp_path / "run.py"  # each process with a disk of its own
+    script.write_text(
+        "import os, sys\nfrom kd_utils import config, train\n"
+        "train.train(config.make('quick', sys.argv[1], workdir=f\"{sys.argv[2]}/{os.environ['RANK']}\"))"
+    )
+    got = torchrun(script, f"{labelled[1]} train.baseline=no", tmp_path)
+    assert got.returncode and "different steps (12, 0 by rank)" in got.stderr and "--workdir" in got.stderr
 
 
 TWO = [("train.dtype=float64 train.baseline=no", 50, 1e-5), ("train.dtype=fp32 train.baseline=yes", 5, 1e-4)]
@@ -182,7 +185,9 @@ def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, of
     more = f"{more} train.steps={steps} train.save_every=100 train.optimizer=adam"
     one = train.train(config(labelled, tmp_path / "one", more))
     config(labelled, tmp_path / "two", more)
-    torchrun(f"{labelled[1]} {more}", tmp_path / "two", 2)
+    pairs = [p for key in f"{labelled[1]} {more} workdir={tmp_path / 'two'}".split() for p in ("--set", key)]
+    done = torchrun("-m", "kd_utils", "train", *pairs)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
     loss = [store.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
     np.testing.assert_allclose(*loss, rtol=10 * off)  # in fp32 they part by rounding, on some CPUs soon
