@@ -8,6 +8,7 @@ What can be foreseen to go wrong ends as one line ``error: ...`` and exit code 1
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import re
@@ -32,6 +33,9 @@ STEPS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name need not be of the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
     args = _parser(next((a for a in argv if not a.startswith("-")), "")).parse_args(argv)
     try:
         return args.do(args) or 0

@@ -63,7 +63,8 @@ def _from_file(cfg: Config) -> student.Student:
     if net.scale != cfg.scale or net.feat > shape[0] or net.convs > shape[1]:
         raise TrainError(
             f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
-            f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file"
+            f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file, or set "
+            f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}"
         )
     return student.grow(net, *shape) if (net.feat, net.convs) != shape else net
 

@@ -199,7 +199,7 @@ CHOICES = {
 POSITIVE = {
     "data.crop", "data.crops_per_photo", "data.valid_crops_per_photo", "data.valid_count", "label.batch",
     "loss.crop", "train.steps", "train.batch", "train.lr", "train.valid_every", "train.save_every", "train.keep",
-    "eval.time_repeats",
+    "eval.time_repeats", "eval.time_side",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "seed", "workers", "data.limit", "data.test_count", "data.test_side", "student.expand", "loss.teacher", "loss.gt",
@@ -272,6 +272,13 @@ def check(cfg: Config) -> None:
         )
     if cfg.data.crop % 8 or cfg.data.crop < 32:
         raise ConfigError(f"data.crop={cfg.data.crop} must be a multiple of 8 and at least 32")
+    if not cfg.data.photos:
+        raise ConfigError("data.photos is empty: name a folder or zip of photos, DIV2K, or samples")
+    if 0 < cfg.data.test_side < 64:
+        raise ConfigError(f"data.test_side={cfg.data.test_side} must be 0 (whole photos) or at least 64")
+    for key in ("seed", "train.seed"):
+        if values[key] >= 1 << 63:
+            raise ConfigError(f"{key}={values[key]} must be below 2^63")
     if 2 * cfg.loss.margin * 4 >= cfg.data.crop:
         raise ConfigError(
             f"loss.margin={cfg.loss.margin} leaves nothing of data.crop={cfg.data.crop} (margin counts 4 pixels each)"

@@ -25,7 +25,7 @@ from . import images, store
 from .config import Config, to_dict
 from .degrade import degrade
 from .metrics import luma
-from .photos import DataError, Photo, split
+from .photos import DataError, Photo, find_photos, split
 
 CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
 DRAWS = 4  # positions tried per crop wanted, before a photo is taken as too flat or dark for more
@@ -98,7 +98,10 @@ def test_pair(photo: Photo, cfg: Config) -> Pair:
     hr = photo.pixels()
     sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in hr.shape[:2]]
     if min(sides) < 64:
-        raise DataError(f"test photo {photo.name} is only {hr.shape[1]}x{hr.shape[0]}: it takes 64 pixels a side")
+        raise DataError(
+            f"test photo {photo.name} is only {hr.shape[1]}x{hr.shape[0]}: it takes 64 pixels a side; take it out of "
+            f"{photo.file.parent}, or name other photos as data.test_photos"
+        )
     y, x = ((n - m) // 2 for n, m in zip(hr.shape[:2], sides, strict=False))
     hr = np.ascontiguousarray(hr[y : y + sides[0], x : x + sides[1]])
     seed = int(store.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
@@ -203,7 +206,7 @@ def _make_test(photo: Photo, cfg: Config) -> tuple[dict[str, np.ndarray], dict[s
 
 
 def read_index(cfg: Config) -> dict[str, Any]:
-    """`crops/index.json`, refused where `cfg` asks for other crops. Raises StoreError."""
+    """`crops/index.json`, refused where `cfg` asks for other crops. Raises StoreError, or DataError for no photos."""
     path = cfg.path("crops", "index.json")
     if not path.is_file():
         raise store.StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
@@ -211,9 +214,20 @@ def read_index(cfg: Config) -> dict[str, Any]:
     want = provenance(cfg, {})
     have = {k: v for k, v in index["provenance"].items() if k != "photos"}
     want.pop("photos")
-    store.require_same(
-        str(path.parent), have, want, f"Choose another --workdir, or delete {path.parent} to make them again."
-    )
+    remedy = f"Choose another --workdir, or delete {path.parent} to make them again."
+    store.require_same(str(path.parent), have, want, remedy)
+    used = index["provenance"]["photos"]
+    given = {"data.test_photos": (cfg.data.test_photos, ("test",))}
+    if cfg.data.photos not in ("samples", "DIV2K"):  # what the preset says need not be said again in every step
+        own = () if cfg.data.test_photos else ("test",)
+        given["data.photos"] = (cfg.data.photos, ("train", "valid", *own))
+    for key, (where, parts) in given.items():
+        there = {p.name for p in find_photos(where, key)} if where else set()  # by name only: hashing takes long
+        if where and (gone := {name for part in parts for name in used[part]} - there):
+            raise store.StoreError(
+                f"{path.parent} was made of other photos than {key}={where} holds now: {min(gone)} is not among them. "
+                f"{remedy}"
+            )
     return index
 
 

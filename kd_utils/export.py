@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from . import store, student
-from .config import shipped
+from .config import ConfigError, shipped
 from .tiles import probe
 
 OPSET, IR = 17, 8  # old enough for every current reader
@@ -114,7 +114,12 @@ def find(model: str | Path = "", scale: int = 4) -> Path:
     name = str(model) or DEFAULT[scale]
     if name in ("s", "m", "l"):
         return shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth")
-    return Path(name).expanduser()
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".onnx":
+        raise ConfigError(f"--model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
+    if not path.exists():
+        raise ConfigError(f"--model {name} is neither a file nor one of s, m, l: check the path")
+    return path
 
 
 def export(model: str | Path, out: str | Path, fp16: bool = False, scale: int | None = None) -> Path:

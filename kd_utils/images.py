@@ -23,8 +23,9 @@ from .deep import ORIENTATION, ImageError, deep, deep_tiff, upright
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 # Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, RuntimeError: AVIF
-BROKEN = (OSError, ValueError, SyntaxError, struct.error, EOFError, KeyError, IndexError, TypeError, RuntimeError)
+# What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, RuntimeError: AVIF,
+BROKEN = (OSError, ValueError, SyntaxError, struct.error, EOFError, LookupError, TypeError, RuntimeError)
+BROKEN += (ArithmeticError,)  # a BigTIFF's offsets
 
 
 @dataclass
@@ -201,6 +202,7 @@ def _exif(image: Image.Image) -> tuple[int, bytes | None]:
     """The orientation (1..8), and the EXIF block without it; a block that cannot be read is dropped."""
     try:
         exif = image.getexif()
+        exif.bigtiff = False  # of a file beyond 4 GB or not: the block is a small classic one
         turn = exif.get(ORIENTATION, 1)
         if image.format == "TIFF":  # its directory also describes the strips; keep what describes the photo
             keep = {270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853}

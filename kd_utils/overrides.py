@@ -48,7 +48,9 @@ def override(cfg: T, changes: str | list[str] | dict[str, Any]) -> T:
         changes = {k.strip(): v for k, _, v in pairs}
     known = keys(cfg)
     for key, value in changes.items():
-        if key not in known or key == "preset":
+        if key == "preset":
+            raise ConfigError("preset is no setting, it is what settings change: use --preset, or the form")
+        if key not in known:
             raise ConfigError(unknown_key(key, [k for k in known if k != "preset"]))
         owner, name = cfg, key
         if "." in key:

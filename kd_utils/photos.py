@@ -32,6 +32,9 @@ SAMPLES = {
 }
 
 
+OWN = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is ours
+
+
 class DataError(ValueError):
     """No photos, too few, or unusable ones; the message names the folder and the remedy."""
 
@@ -60,10 +63,17 @@ class Photo:
 
 
 def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
-    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError, which names the `key`."""
+    """All photos of a folder (recursive; not of a work folder in it) or a zip, sorted by name. Raises DataError, which
+    names the `key`.
+    """
     path = Path(where).expanduser()
     if path.is_dir():
-        found = [Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path)]
+        works = {p.parents[1] for p in path.rglob("crops/index.json")}
+        # pictures of our own, panels of test photos among them, are not to be trained on
+        own = {work / part for work in works for part in OWN} | (works - {path})
+        found = [
+            Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path) if own.isdisjoint(p.parents)
+        ]
     elif path.is_file():
         try:
             with zipfile.ZipFile(path) as z:
@@ -102,6 +112,7 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
     else:
         zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
         pool = _hashed(find_photos(str(sources.fetch(zips[0])) if zips else d.photos), "photos")
+        total = len(pool)
         test_from = d.test_photos or (str(sources.fetch(zips[1])) if zips else "")
         pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
         parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
@@ -119,11 +130,16 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
     parts["train"] = unseen[: d.limit or None]
     for part, photos in parts.items():
         if not photos:
-            total = sum(map(len, parts.values()))
             if part == "test" and not d.test_count:
                 raise DataError("no test photos: data.test_count=0 holds out none; raise it, or give data.test_photos")
+            if d.photos == "samples" or total > d.valid_count + (0 if d.test_photos else d.test_count):
+                raise DataError(
+                    f"no {part} photos: those of data.photos={d.photos!r} are all test or validation photos too; give "
+                    "other data.photos or data.test_photos"
+                )
+            held_out = "" if d.test_photos else f" + data.test_count={d.test_count}"
             raise DataError(
                 f"no {part} photos: data.photos={d.photos!r} has {total}; it takes more than data.valid_count="
-                f"{d.valid_count} + data.test_count={d.test_count}: lower these or add photos"
+                f"{d.valid_count}{held_out}: lower these or add photos"
             )
     return parts

@@ -31,7 +31,7 @@ def most_detailed(image: np.ndarray, side: int, avoid: Sequence[Box] = ()) -> Bo
     edge does not win over texture. Integer arithmetic: the same box on every machine.
     """
     height, width = image.shape[:2]
-    side = min(side, height, width)
+    side = max(1, min(side, height, width))
     grey = image.astype(np.int64).sum(axis=2) // 3
     detail = np.zeros((height + 1, width + 1), np.int64)
     detail[2:, 1:] += np.abs(np.diff(grey, axis=0)).clip(max=48)

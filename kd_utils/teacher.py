@@ -112,7 +112,10 @@ def _read(path: Path) -> tuple[nn.Module, str]:
     try:
         found = ModelLoader(device="cpu").load_from_state_dict(checkpoint)
     except Exception as e:  # spandrel raises its own kinds and torch's
-        raise CheckpointError(f"{path} is not a network that can be recognised ({e})") from e
+        raise CheckpointError(
+            f"{path} is not a network that can be recognised ({e or type(e).__name__}): give a x4 Real-ESRGAN "
+            f"checkpoint, or name one of {', '.join(TEACHERS)}"
+        ) from e
     if (found.scale, found.input_channels, found.output_channels) != (4, 3, 3):
         raise CheckpointError(
             f"{path} is a x{found.scale} network of {found.input_channels} channels in, {found.output_channels} out; "

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,3 +221,50 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
             break
     with pytest.raises(DataError, match=r"no validation crops: each of its 1 photos \(07.png\) .* or flat or dark"):
         data.prepare(cfg)
+
+
+def test_later_steps_refuse_other_photos(tmp_path, folder):
+    more = "data.valid_count=2 data.test_count=2"
+    data.prepare(config(tmp_path / "w", folder, more))
+    data.read_index(config(tmp_path / "w", folder, more))
+    data.read_index(config(tmp_path / "w", more=more))  # what the preset says need not be said again
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    gone = next(other.rglob("*.png"))
+    gone.unlink()
+    with pytest.raises(
+        store.StoreError, match=f"other photos than data.photos={other} holds now: .*{gone.name} is not"
+    ):
+        data.read_index(config(tmp_path / "w", other, more))
+    with pytest.raises(store.StoreError, match="other photos than data.test_photos="):
+        data.read_index(config(tmp_path / "w", folder, f"{more} data.test_photos={other}"))
+    with pytest.raises(DataError, match="data.photos='/nope' does not exist"):
+        data.read_index(config(tmp_path / "w", "/nope", more))
+
+
+def test_the_photo_that_came_is_named(tmp_path, folder):
+    mine = tmp_path / "mine"
+    shutil.copytree(folder, mine)
+    more = "data.valid_count=2 data.test_count=2"
+    data.prepare(config(tmp_path / "w", mine, more))
+    cv2.imwrite(str(mine / "zz.png"), np.random.default_rng(5).integers(256, size=(96, 96, 3), dtype=np.uint8))
+    with pytest.raises(store.StoreError, match=r"photos \w+ zz.png was null, now"):
+        data.prepare(config(tmp_path / "w", mine, more))
+
+
+def test_pictures_of_our_own_are_no_photos(tmp_path, folder):
+    project = tmp_path / "project"
+    shutil.copytree(folder, project / "photos")
+    photo = next(folder.rglob("*.png"))
+    names = [p.name for p in photos.find_photos(str(project))]
+    for work in (project / "workdir", project):  # in a folder of its own, or beside the photos
+        for part in ("crops", "eval/panels"):
+            (work / part).mkdir(parents=True)
+        (work / "crops" / "index.json").write_text("{}")
+        shutil.copy(photo, work / "eval" / "panels" / "00.png")
+        assert [p.name for p in photos.find_photos(str(project))] == names
+
+
+def test_photos_that_are_all_test_photos_too(tmp_path, folder):
+    with pytest.raises(DataError, match="are all test or validation photos too; give other data.photos"):
+        photos.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={folder}"))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from kd_utils import export, student
 from kd_utils.__main__ import main
-from kd_utils.config import shipped
+from kd_utils.config import ConfigError, shipped
 from kd_utils.tensors import CheckpointError
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
@@ -129,3 +129,9 @@ def test_command_line_and_its_errors(tmp_path, capsys):
     (tmp_path / "no.pth").write_text("text")
     with pytest.raises(CheckpointError, match="no.pth"):
         export.export(tmp_path / "no.pth", tmp_path / "s.onnx")
+
+
+def test_a_model_that_is_none_is_named_with_the_choices():
+    for name, says in (("student_x4_s", "neither a file nor one of s, m, l"), ("a.onnx", "give the .pth")):
+        with pytest.raises(ConfigError, match=f"--model {name}.*{says}"):
+            export.find(name)

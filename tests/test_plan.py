@@ -216,7 +216,7 @@ def test_options_that_cannot_be_used_are_one_clear_error(tmp_path, models, capsy
     (tmp_path / "text.pth").write_text("no model")
     for options, says in (
         ({"model": tmp_path / "text.pth"}, "text.pth is not a PyTorch checkpoint"),
-        ({"model": tmp_path / "none.pth"}, "none.pth cannot be read"),
+        ({"model": tmp_path / "none.pth"}, "none.pth is neither a file nor one of s, m, l"),
         ({"model": models[1], "scale": 2}, "is a x1 model"),
         ({"model": models[4], "strength": 1.5}, "choose from 0"),
         ({"model": models[4], "tile": 0}, "at least 1 pixel"),

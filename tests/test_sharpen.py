@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from test_images import SRGB, exif, picture
@@ -173,3 +177,25 @@ def test_the_student_that_ships_needs_no_options(tmp_path):
 def test_the_students_that_ship_go_by_their_size(model, scale, file):
     tool = sharpen.load(model, scale, "cpu")
     assert (tool.path.stem, tool.scale) == (f"student_{file}", scale)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_bigtiff_is_sharpened_as_any_other(tmp_path, models, dtype):
+    pixels = picture(16, 24, dtype=dtype)
+    tifffile.imwrite(tmp_path / "big.tif", pixels, bigtiff=True, photometric="rgb", description="words")
+    for name in ("out.tif", "out.png"):
+        assert run(tmp_path / "big.tif", tmp_path / name, model=models[4]) == 0
+        done = images.read(tmp_path / name)
+        assert done.pixels.shape == (64, 96, 3) and done.pixels.dtype == dtype
+        block = Image.Exif()
+        block.load(done.exif)
+        assert block[270] == "words"
+
+
+def test_a_failed_file_whose_name_is_no_text_is_named(tmp_path, models):
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "in") + b"/bad\xe9.jpg")).write_bytes(b"no photo")
+    command = [sys.executable, "-m", "kd_utils", "sharpen", tmp_path / "in", tmp_path / "out", "--model", models[4]]
+    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # as an ordinary UTF-8 terminal is
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
+    assert done.returncode == 1 and "1 failed" in done.stdout and "bad\\udce9.jpg" in done.stdout, done.stderr

@@ -90,3 +90,9 @@ def test_slider_is_self_contained(photo):
     assert not re.search(r"https?:|<script|<link|@import", page)
     assert "<put>" not in page and " id=" not in page
     assert 'type="range"' in page and "aria-label=" in page and "clip-path" in page
+
+
+def test_the_most_detailed_square_of_a_thin_picture_has_a_side():
+    for shape in ((1, 9000, 3), (2, 2, 3), (1, 1, 3)):
+        left, top, right, bottom = show.most_detailed(np.zeros(shape, np.uint8), 0)
+        assert right - left == bottom - top == 1
