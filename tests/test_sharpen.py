@@ -182,7 +182,7 @@ def test_the_students_that_ship_go_by_their_size(model, scale, file):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_bigtiff_is_sharpened_as_any_other(tmp_path, models, dtype):
     pixels = picture(16, 24, dtype=dtype)
-    tifffile.imwrite(tmp_path / "big.tif", pixels, bigtiff=True, photometric="rgb", description="words")
+    tifffile.imwrite(tmp_path / "big.tif", pixels, bigtiff=True, photometric="rgb", description="words", metadata=None)
     for name in ("out.tif", "out.png"):
         assert run(tmp_path / "big.tif", tmp_path / name, model=models[4]) == 0
         done = images.read(tmp_path / name)
