@@ -1,4 +1,4 @@
-"""The one configuration: dataclasses, three presets, strict overrides.
+"""The one configuration: dataclasses with their defaults, and what is refused.
 
 Every step is a function of a `Config`. A notebook's parameters, the command line's ``--set`` and papermill's
 ``overrides`` string all end in `override`, which refuses what it does not know and names the nearest valid key.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .overrides import ConfigError, keys, override
+from .presets import PRESETS
 
 REPO_SLUG = "yourusername/ImageSharpening-KD"
 ROOT = Path(__file__).resolve().parents[1]  # the clone: assets/ and notebooks/ live beside kd_utils/
@@ -130,57 +131,6 @@ class Config:
         """A path inside the work folder."""
         return Path(self.workdir).expanduser().joinpath(*parts)
 
-
-# What each preset changes from the defaults above, as dotted keys.
-PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {  # CPU, minutes, nothing downloaded
-        "teacher": "student_x4_m",
-        "data.photos": "samples",
-        "data.valid_count": 1,
-        "data.crop": 192,
-        "data.crops_per_photo": 64,
-        "data.valid_crops_per_photo": 12,
-        "data.test_side": 384,
-        "degrade.profile": "light",
-        "student.size": "s",
-        "loss.perceptual": 0.02,
-        "loss.vgg": "random",
-        "loss.crop": 32,
-        "train.init": "auto",
-        "train.steps": 400,
-        "train.batch": 8,
-        "train.optimizer": "soap",
-        "train.lr": 3e-3,
-        "train.warmup": 30,
-        "train.ema": 0.98,
-        "train.valid_every": 100,
-        "train.save_every": 100,
-        "eval.time_repeats": 3,
-    },
-    "colab": {  # a free T4 session with room to spare (docs/LOG.md says how long and how that was estimated)
-        "data.photos": "DIV2K",
-        "data.crops_per_photo": 16,
-        "data.test_side": 1024,
-        "degrade.profile": "mixed",
-        "label.batch": 32,
-        "loss.perceptual": 0.01,  # more costs PSNR and sharpens nothing (docs/LOG.md)
-        "train.steps": 30_000,
-        "train.batch": 32,
-        "eval.limit": 50,
-    },
-    "full": {  # a patient user
-        "data.photos": "DIV2K",
-        "data.crops_per_photo": 48,
-        "degrade.profile": "mixed",
-        "label.batch": 64,
-        "student.size": "l",
-        "loss.perceptual": 0.01,  # more costs PSNR and sharpens nothing (docs/LOG.md)
-        "train.steps": 300_000,
-        "train.batch": 32,
-        "train.valid_every": 5000,
-        "train.save_every": 2000,
-    },
-}
 
 # Registry names of teachers (sources.SOURCES has their files), and the students of our own that can stand in for one.
 TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")

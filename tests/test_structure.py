@@ -11,6 +11,7 @@ from kd_utils.config import ROOT
 FLOORS = [
     {
         "config",
+        "presets",
         "overrides",
         "device",
         "sources",
