@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import begin, checkpoint, data, losses, optim, store, student, teacher
+from . import begin, checkpoint, data, losses, objective, optim, store, student, teacher
 from . import device as dev
 from .begin import TrainError
 from .config import INITS, VGGS, Config, filled, to_dict
@@ -46,19 +46,6 @@ def rate(t: Any, step: int) -> float:
     return t.lr_end + (t.lr - t.lr_end) * (1 + math.cos(math.pi * min(1, done))) / 2
 
 
-def gt_weight(cfg: Config, step: int) -> float:
-    """The weight of L1 to the original: constant, or a ramp from `gt` to `gt_end`."""
-    if cfg.loss.gt_end < 0:
-        return cfg.loss.gt
-    return cfg.loss.gt + (cfg.loss.gt_end - cfg.loss.gt) * step / max(1, cfg.train.steps - 1)
-
-
-def without_teacher(cfg: Config) -> Config:
-    """The same network, data and steps, L1 to the original only."""
-    plain = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
-    return replace(cfg, loss=plain, train=replace(cfg.train, init=""))
-
-
 def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     """Step 3. Writes ``student_model.pth`` and, with `train.baseline`, ``train/no_teacher/student_model.pth``.
 
@@ -81,7 +68,7 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     other = None
     if cfg.train.baseline:
         other = cfg.path("train", NO_TEACHER, "student_model.pth")
-        _run(without_teacher(cfg), NO_TEACHER, index, labels, other, watch, group)
+        _run(objective.without_teacher(cfg), NO_TEACHER, index, labels, other, watch, group)
     if group:
         torch.distributed.destroy_process_group()
     return Trained(main, other, cfg.path("train", "student", "history.json"), cfg.path("train", "student", "curve.png"))
@@ -200,7 +187,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                     for a in arrays
                 )
                 with torch.autocast(device.type, amp.dtype, enabled=amp.dtype in (torch.float16, torch.bfloat16)):
-                    loss = loss_of(cfg, model(lr), label, hr, vgg, spots, step)
+                    loss = objective.loss_of(cfg, model(lr), label, hr, vgg, spots, step)
                 opt.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 if t.clip:
@@ -283,32 +270,6 @@ def _same_start(first: int | str, folder: Path) -> None:
             f"the processes would go on from different steps ({', '.join(map(str, steps))} by rank): {folder} must "
             "hold the same checkpoints on every machine; name a --workdir that all of them share, or copy it"
         )
-
-
-def loss_of(cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: Any, spots: np.ndarray, step: int) -> Tensor:
-    """The training loss of a batch, a scalar: pred, label, hr (N, 3, H, W); `spots` (N, 2) place the sub-crops.
-
-    A border of `loss.margin` (times 4 pixels) is left out. It is 0 by default: the student sees the same zero padding
-    as the teacher did, and has to learn what the teacher does at a photo's edge (docs/LOG.md).
-    """
-    m = 4 * cfg.loss.margin
-    keep = (..., slice(m, pred.shape[-2] - m), slice(m, pred.shape[-1] - m))
-    pred, label, hr = pred[keep], label[keep], hr[keep]
-    if pred.dtype in (torch.float16, torch.bfloat16):
-        pred = pred.float()
-    loss = pred.new_zeros(())
-    w = cfg.loss
-    if w.teacher:
-        loss = loss + w.teacher * losses.l1(pred, label, w.charbonnier)
-    if gt := gt_weight(cfg, step):
-        loss = loss + gt * losses.l1(pred, hr, w.charbonnier)
-    if w.fft:
-        loss = loss + w.fft * losses.fft_l1(pred, label)
-    for weight, target in ((w.perceptual, label), (w.perceptual_gt, hr)):
-        if weight:
-            seen = losses.sub_crops(pred, target, w.crop, w.fraction, spots)
-            loss = loss + weight * losses.perceptual(*seen, vgg)
-    return loss
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ FLOORS = [
         "degrade",
         "student",
         "losses",
+        "objective",
         "metrics",
         "tiles",
         "checkpoint",

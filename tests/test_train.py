@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import config, difference, weights
 
-from kd_utils import checkpoint, colab, data, feed, losses, optim, store, student, teacher, train
+from kd_utils import checkpoint, colab, data, feed, losses, objective, optim, store, student, teacher, train
 from kd_utils import device as dev
 from kd_utils.config import make
 from kd_utils.train import TrainError
@@ -282,7 +282,7 @@ def test_schedules():
     cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
     rates = [train.rate(cfg.train, s) for s in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
-    assert train.gt_weight(cfg, 0) == 0.2 and abs(train.gt_weight(cfg, 99) - 1) < 1e-9
+    assert objective.gt_weight(cfg, 0) == 0.2 and abs(objective.gt_weight(cfg, 99) - 1) < 1e-9
 
 
 def test_the_loss_is_the_sum_of_its_terms():
@@ -291,7 +291,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
 
     def of(sets: str) -> float:
-        return train.loss_of(make("quick", f"{off} {sets}"), pred, label, hr, vgg, spots, 0).item()
+        return objective.loss_of(make("quick", f"{off} {sets}"), pred, label, hr, vgg, spots, 0).item()
 
     base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
     assert base == pytest.approx((pred - label).abs().mean().item())
