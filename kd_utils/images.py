@@ -24,8 +24,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 # Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, RuntimeError: AVIF,
-BROKEN = (OSError, ValueError, SyntaxError, struct.error, EOFError, LookupError, TypeError, RuntimeError)
-BROKEN += (ArithmeticError,)  # a BigTIFF's offsets
+# ArithmeticError: a BigTIFF's offsets
+BROKEN = (
+    OSError, ValueError, SyntaxError, struct.error, EOFError, LookupError, TypeError, RuntimeError, ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass
