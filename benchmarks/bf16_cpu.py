@@ -14,8 +14,10 @@ from collections.abc import Callable
 import torch
 from skimage import data
 
-from kd_utils import losses, metrics, optim, student, teacher, timing
-from kd_utils.tensors import bicubic, to_tensor, to_uint8
+from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
+from kd_utils.evaluation import metrics, timing
+from kd_utils.models import student, teacher
+from kd_utils.training import losses, optimizers
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -31,7 +33,7 @@ def step(size: str, dtype: torch.dtype, x: torch.Tensor, compiled: bool = False)
     net = student.build(size).train().to(memory_format=torch.channels_last)
     if compiled:
         net.compile()
-    opt = optim.make("soap", net.parameters(), 1e-4, [])
+    opt = optimizers.make("soap", net.parameters(), 1e-4, [])
     label = bicubic(x, (256, 256))
 
     def run() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kd_utils import images, teacher
-from kd_utils.degrade import degrade
-from kd_utils.tensors import to_tensor
+from kd_utils.common.tensors import to_tensor
+from kd_utils.data.degradations import degrade
+from kd_utils.imaging import reading
+from kd_utils.models import teacher
 
 
 def main() -> None:
@@ -24,8 +25,8 @@ def main() -> None:
     args = parser.parse_args()
     teach = teacher.load(args.teacher)
     rows = []
-    for n, path in enumerate(images.list_images(args.photos)):
-        photo = images.read_rgb(path)
+    for n, path in enumerate(reading.list_images(args.photos)):
+        photo = reading.read_rgb(path)
         sides = [min(side, args.side) // 4 * 4 for side in photo.shape[:2]]
         top, left = ((have - side) // 2 for have, side in zip(photo.shape[:2], sides))
         hr = np.ascontiguousarray(photo[top : top + sides[0], left : left + sides[1]])

@@ -13,7 +13,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from kd_utils import device, losses, student, timing
+from kd_utils.common import devices
+from kd_utils.evaluation import timing
+from kd_utils.models import student
+from kd_utils.training import losses
 
 
 def main() -> None:
@@ -29,8 +32,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    where = device.pick(args.device)
-    amp = device.autocast(where)
+    where = devices.pick(args.device)
+    amp = devices.autocast(where)
     net = student.build(args.size, 4, args.expand).to(where, memory_format=torch.channels_last)
     vgg = losses.load_vgg(args.vgg, device=where)
     adam = torch.optim.Adam(net.parameters(), 1e-4)

@@ -14,10 +14,10 @@ import skimage
 from PIL import Image
 
 from benchmarks import results
-from kd_utils import teacher
+from kd_utils.common.tensors import bicubic
 from kd_utils.config import ROOT
-from kd_utils.show import panel
-from kd_utils.tensors import bicubic
+from kd_utils.evaluation.figures import panel
+from kd_utils.models import teacher
 
 # photo -> the places magnified (left, top, right, bottom), chosen to show texture, colour edges and a face
 ZOOMS = {

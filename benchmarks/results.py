@@ -22,10 +22,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils import data, images, losses, metrics, sharpen, show, store, student, teacher, tiles, timing
+from kd_utils import prepare, sharpen
+from kd_utils.common import files
+from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.config import ROOT
-from kd_utils.degrade import degrade
-from kd_utils.tensors import bicubic, to_tensor, to_uint8
+from kd_utils.data.degradations import degrade
+from kd_utils.evaluation import figures, metrics, timing
+from kd_utils.imaging import reading
+from kd_utils.models import student, teacher, tiling
+from kd_utils.training import losses
 
 WEIGHTS = ROOT / "assets" / "weights"
 X4 = {
@@ -84,14 +89,14 @@ DEGRADATIONS = {
 def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
     """The centre of each photo of a folder and its degraded input; a function of the photo alone."""
     found = []
-    for path in images.list_images(folder):
-        hr = images.read_rgb(path)
+    for path in reading.list_images(folder):
+        hr = reading.read_rgb(path)
         h, w = (min(n, side) // 8 * 8 for n in hr.shape[:2])
         y, x = (hr.shape[0] - h) // 2, (hr.shape[1] - w) // 2
         hr = np.ascontiguousarray(hr[y : y + h, x : x + w])
-        seed = int(store.digest(["results", store.sha256(path)]), 16) >> 2
+        seed = int(files.digest(["results", files.sha256(path)]), 16) >> 2
         lr = DEGRADATIONS[scale][degradation](hr, seed)
-        found.append(Case(path.stem, store.digest([store.sha256(hr.tobytes()), store.sha256(lr.tobytes())]), hr, lr))
+        found.append(Case(path.stem, files.digest([files.sha256(hr.tobytes()), files.sha256(lr.tobytes())]), hr, lr))
     return found
 
 
@@ -100,8 +105,8 @@ def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg:
     """Scores of each model's picture, from the cache where they are known."""
     by = f"-{teach.key[:16]}" if teach else ""  # scores to the teacher are in it too
     paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}{by}.json" for m in models}
-    found = {name: store.read_json(path) if path.is_file() else {} for name, path in paths.items()}
-    judge = store.sha256(vgg.features[0].weight.numpy().tobytes())[:16] if vgg else None
+    found = {name: files.read_json(path) if path.is_file() else {} for name, path in paths.items()}
+    judge = files.sha256(vgg.features[0].weight.numpy().tobytes())[:16] if vgg else None
     new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name].get("vgg_by") != judge)}
     taught = _taught(teach, case, cache.parent / "teacher") if teach else None
     out = {name: taught if m is teach else picture(m, case) for name, m in new.items()}
@@ -115,7 +120,7 @@ def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg:
         far = losses.vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
     for name, distance in zip(out, far, strict=True):
         found[name] |= {"vgg": distance, "vgg_by": judge}
-        store.write_json(paths[name], found[name])
+        files.write_json(paths[name], found[name])
     return found
 
 
@@ -164,14 +169,14 @@ def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, d
 
 def load(name: str, path: Path) -> Model:
     net = student.load(path)
-    return Model(name, store.sha256(path), lambda x: tiles.run(net, x).clamp(0, 1), net)
+    return Model(name, files.sha256(path), lambda x: tiling.run(net, x).clamp(0, 1), net)
 
 
 def panel(case: Case, pictures: dict[str, np.ndarray], path: Path) -> None:
     side = min(160, min(case.hr.shape[:2]) // 3)
-    first = show.most_detailed(case.hr, side, [])
-    zooms = [first, show.most_detailed(case.hr, side, [first])]
-    store.write_png(path, show.panel(pictures | {"original": case.hr}, zooms, case.photo))
+    first = figures.most_detailed(case.hr, side, [])
+    zooms = [first, figures.most_detailed(case.hr, side, [first])]
+    files.write_png(path, figures.panel(pictures | {"original": case.hr}, zooms, case.photo))
 
 
 def measure(args: argparse.Namespace, scale: int, models: list[Model], teach: Model | None, vgg: Any) -> dict:
@@ -196,8 +201,8 @@ def _taught(teach: Model, case: Case, cache: Path) -> np.ndarray:
     """The teacher's picture of a case, kept."""
     path = cache / f"{teach.key[:16]}-{case.key[:16]}.safetensors"
     if not path.is_file():
-        store.save_arrays(path, {"out": picture(teach, case)}, {})
-    return store.load_arrays(path)[0]["out"]
+        files.save_arrays(path, {"out": picture(teach, case)}, {})
+    return files.load_arrays(path)[0]["out"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -234,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     text = document(args, four, one, timed, keys)
     print(text)
     if not args.dry:
-        store.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
+        files.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
         readme(ROOT / "README.md", four, timed, keys)
 
 
@@ -251,7 +256,7 @@ def cost_table(timed: dict[str, dict[str, float]]) -> str:
 
 
 def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys: list[str]) -> str:
-    versions = data.versions()
+    versions = prepare.versions()
     parts = [
         "# Results",
         "Made by `make results`; do not edit. Photos that no training saw, the centre "
@@ -295,7 +300,7 @@ def readme(path: Path, four: dict, timed: dict, keys: list[str]) -> None:
         lines.append("| " + " | ".join([name, cost, *cells]) + " |")
     before, rest = text.split(begin)
     body = f"{begin}\n" + "\n".join(lines) + f"\n{end}"
-    store.write_bytes(path, (before + body + rest.split(end)[1]).encode())
+    files.write_bytes(path, (before + body + rest.split(end)[1]).encode())
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kd_utils import colour, images, metrics, sharpen, student, teacher, tiles
-from kd_utils.tensors import bicubic, to_tensor, to_uint8
+from kd_utils import sharpen
+from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
+from kd_utils.evaluation import metrics
+from kd_utils.imaging import colors, reading
+from kd_utils.models import student, teacher, tiling
 
 
 def seams(models: list[str], pixels: np.ndarray) -> None:
@@ -25,9 +28,9 @@ def seams(models: list[str], pixels: np.ndarray) -> None:
             net = student.load(path)
         except ValueError:
             net = teacher.load(path).net
-        radius = tiles.probe(net).radius
-        whole = tiles.run(net, x, tile=4096)
-        off = [(tiles.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]
+        radius = tiling.probe(net).radius
+        whole = tiling.run(net, x, tile=4096)
+        off = [(tiling.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]
         print(f"| {Path(path).stem} | {radius} | {off[0]:.1e} | {off[1]:.1e} |", flush=True)
 
 
@@ -46,8 +49,8 @@ def main() -> None:
     args = parser.parse_args()
     tool = sharpen.load(args.model, args.scale, "cpu")
     rows: dict[str, list[tuple]] = {}
-    for path in images.list_images(args.photos):
-        photo = images.read_rgb(path)
+    for path in reading.list_images(args.photos):
+        photo = reading.read_rgb(path)
         y, x = (photo.shape[0] - 512) // 2, (photo.shape[1] - 512) // 2
         hr = photo[y : y + 512, x : x + 512]
         small = to_uint8(bicubic(to_tensor(hr[None]), (128, 128)))[0]
@@ -58,13 +61,13 @@ def main() -> None:
             score = metrics.psnr(out, hr, 4, True), metrics.ssim(out, hr, 4, True)
             rows.setdefault(row, []).append((*score, drift, gradient(out)))
 
-        raw = tiles.to_canvas(tool.step(), tool.reach, lr)
+        raw = tiling.to_canvas(tool.step(), tool.reach, lr)
         note("colours as the model gives them", raw)
         fixed = raw.copy()
-        colour.restore(fixed, lr, args.scale)
+        colors.restore(fixed, lr, args.scale)
         note("colours restored", fixed)
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0):
-            note(f"strength {strength}", sharpen.apply(tool, images.Photo(lr), strength).pixels)
+            note(f"strength {strength}", sharpen.apply(tool, reading.Photo(lr), strength).pixels)
     print(f"{len(rows['strength 0.0'])} photos, {tool.path.name}")
     print("| | PSNR-Y | SSIM-Y | mean colour moves: mean | worst | mean gradient |\n|---|---|---|---|---|---|")
     for row, values in rows.items():

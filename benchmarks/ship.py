@@ -21,9 +21,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kd_utils import data, device, show, store, student, teacher, train
+from kd_utils import prepare, train
 from kd_utils.__main__ import read_recipe
+from kd_utils.common import devices, files
 from kd_utils.config import Config, ConfigError, make
+from kd_utils.evaluation import figures
+from kd_utils.models import student, teacher
 
 
 def read(recipe: Path, workdir: str, sets: list[str]) -> Config:
@@ -40,7 +43,7 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
         raise ConfigError(f"--before {before}: {recipe} begins with no other student (it has no `before = ...`)")
     if first:
         under = Path(workdir) / "before"
-        if not before and device.ranks().world > 1:
+        if not before and devices.ranks().world > 1:
             raise ConfigError(
                 f"{recipe} begins with another student: many processes make one student at a time; make "
                 f"{recipe.parent / first} first, then give it with --before"
@@ -50,10 +53,10 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
             raise ConfigError(f"{before.with_suffix('.json')} is missing: it tells how {before} was made")
         sets = [*sets, f"train.init={before}"]
     cfg = read(recipe, workdir, sets)
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     teacher.label(cfg)
     trained = train.train(cfg)
-    if device.ranks().rank == 0:
+    if devices.ranks().rank == 0:
         write(cfg, trained, to, before)
     return to.with_suffix(".pth")
 
@@ -69,8 +72,8 @@ def joined(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
 def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = None) -> None:
     """`to`.pth, .json and .curve.png of a finished training; no path of this machine is kept."""
     net = student.load(trained.student)
-    history = store.read_json(trained.history)
-    index = data.read_index(cfg)
+    history = files.read_json(trained.history)
+    index = prepare.read_index(cfg)
     settings = {k: v for k, v in net.meta["provenance"].items() if not k.startswith("labels.")}
     labels = {k.removeprefix("labels."): v for k, v in net.meta["provenance"].items() if k.startswith("labels.")}
     meta = {"provenance": settings, "versions": net.meta["versions"], "history": history["valid"][-1]}
@@ -78,10 +81,10 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
     student.save(net, to.with_suffix(".pth"), meta)
     earlier = {}
     if before:
-        facts = store.read_json(before.with_suffix(".json"))
+        facts = files.read_json(before.with_suffix(".json"))
         history = joined(facts["history"], history)
         earlier = {"before": {k: facts[k] for k in ("settings", "labels", "versions", "before") if k in facts}}
-        earlier["before"]["sha256"] = store.sha256(before.read_bytes())
+        earlier["before"]["sha256"] = files.sha256(before.read_bytes())
     facts = {
         "student": {"params": student.params(net), "gmac_1024": student.gmac(net, cfg.scale)},
         "settings": {k: v for k, v in index["provenance"].items() if k != "photos"} | settings,
@@ -90,8 +93,8 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
         "photos": index["provenance"]["photos"],
         "history": history,
     } | earlier
-    store.write_json(to.with_suffix(".json"), facts)
-    store.write_png(to.with_suffix(".curve.png"), show.curve(history, to.stem))
+    files.write_json(to.with_suffix(".json"), facts)
+    files.write_png(to.with_suffix(".curve.png"), figures.curve(history, to.stem))
 
 
 def main(argv: list[str] | None = None) -> None:

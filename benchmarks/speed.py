@@ -16,7 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kd_utils import config, export, sharpen, student, timing
+from kd_utils import config, export, sharpen
+from kd_utils.evaluation import timing
+from kd_utils.models import student
 
 
 def rrdbnet(blocks: int) -> nn.Module:

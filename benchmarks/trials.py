@@ -19,8 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_utils import config, data, feed, losses, metrics, store, student, teacher, train
-from kd_utils.tensors import to_tensor, to_uint8
+from kd_utils import config, prepare, train
+from kd_utils.common import files
+from kd_utils.common.tensors import to_tensor, to_uint8
+from kd_utils.data import crops
+from kd_utils.evaluation import metrics
+from kd_utils.models import student, teacher
+from kd_utils.training import losses
 
 OWN = {"crops": ("data.", "degrade."), "labels": ("data.", "degrade.", "label.", "teacher")}  # what asks for its own
 
@@ -33,28 +38,28 @@ def run(
     done = folder / "trial.json"
     settings = config.to_dict(cfg, "seed", "scale", *OWN["labels"], "student.", "loss.", "train.")
     if done.is_file():
-        kept = store.read_json(done)
+        kept = files.read_json(done)
         made = config.filled(kept.get("settings", {}), settings)
-        store.require_same(str(done), made, settings, f"Delete {folder} to do this trial anew.")
+        files.require_same(str(done), made, settings, f"Delete {folder} to do this trial anew.")
         return kept
     here = replace(cfg, workdir=str(folder))
     for name, keys in OWN.items():
         if any(key.startswith(keys) for key in changed):
-            {"crops": data.prepare, "labels": teacher.label}[name](here)
+            {"crops": prepare.prepare, "labels": teacher.label}[name](here)
         elif not (folder / name).exists():
             (folder / name).symlink_to(os.path.relpath(common.path(name), folder))
     start = time.process_time()
     out = train.train(here)
     cost = {"settings": settings, "cpu_s": time.process_time() - start, "steps": cfg.train.steps}
     net = student.load(out.student)
-    store.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(common, net, vgg))
-    return store.read_json(done)
+    files.write_json(done, cost | {"gmac": student.gmac(net, cfg.scale)} | scores(common, net, vgg))
+    return files.read_json(done)
 
 
 @torch.inference_mode()
 def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
     """Means over the validation crops of `cfg`; the VGG19 distance to the original over every fourth (it is slow)."""
-    valid = feed.Crops(cfg, data.read_index(cfg), "valid")
+    valid = crops.Crops(cfg, prepare.read_index(cfg), "valid")
     ids = np.arange(len(valid))
     lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
     out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16]))) for i in range(0, len(ids), 16)])
@@ -84,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         return cfg
 
     common = make({})
-    data.prepare(common)
+    prepare.prepare(common)
     teacher.label(common)
     vgg = losses.load_vgg(common.loss.vgg) if common.loss.vgg != "imagenet" else None
     if not vgg:
@@ -98,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     for name, changes in spec["trials"].items():
         if (folder / name / "trial.json").is_file():
-            r = store.read_json(folder / name / "trial.json")
+            r = files.read_json(folder / name / "trial.json")
             what = ", ".join(f"{k}={v}" for k, v in changes.items()) or "nothing"
             pairs = [f"{r[f'psnr_{ref}']:.2f}, {r[f'ssim_{ref}']:.4f}" for ref in ("teacher", "original")]
             row = [
@@ -112,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
             ]
             lines.append("| " + " | ".join(map(str, row)) + " |")
     text = "\n".join(lines) + "\n"
-    store.write_bytes(folder / "trials.md", text.encode())
+    files.write_bytes(folder / "trials.md", text.encode())
     print(text)
 
 

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .config import PRESETS, REPO_SLUG, ROOT, Config, ConfigError, make
+from kd_utils import __version__
+from kd_utils.config import PRESETS, REPO_SLUG, ROOT, Config, ConfigError, make
 
 STEPS = {
     "prepare": "step 1: photos into crops",
@@ -125,31 +125,31 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from . import device
+    from kd_utils.common import devices
 
     preset, workdir, sets = _settings(args)
     cfg = make(preset, sets, workdir=workdir)
-    device.pick(cfg.device)
+    devices.pick(cfg.device)
     return cfg
 
 
 def _run(args: argparse.Namespace) -> None:
-    from . import run
+    from kd_utils import run_notebooks
 
     preset, workdir, sets = _settings(args)
-    ran = run.run(preset, workdir, args.only, args.parameters, sets)
-    print(run.summary(ran, workdir))
+    ran = run_notebooks.run(preset, workdir, args.only, args.parameters, sets)
+    print(run_notebooks.summary(ran, workdir))
 
 
 def _step(args: argparse.Namespace) -> None:
     from importlib import import_module
 
-    from . import device
+    from kd_utils.common import devices
 
     cfg = _config(args)
-    module = {"prepare": "data", "label": "teacher"}.get(args.step, args.step)
+    module = {"label": "models.teacher"}.get(args.step, args.step)
     done = getattr(import_module(f"kd_utils.{module}"), args.step)(cfg)
-    if device.ranks().rank:
+    if devices.ranks().rank:
         return
     if args.step == "evaluate":
         print(f"{done.headline}\n\n{done.table}")
@@ -159,20 +159,21 @@ def _step(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from . import report, store
+    from kd_utils.common import files
+    from kd_utils.evaluation import report
 
     results = {}
     for name in args.workdirs:
         path = Path(name).expanduser() / "eval" / "metrics.json"
         if not path.is_file():
             raise ConfigError(f"{path} is missing: run step 4 in that work folder first (python -m kd_utils evaluate)")
-        results[name] = store.read_json(path)
+        results[name] = files.read_json(path)
     print(report.compare(results))
 
 
 def _doctor(args: argparse.Namespace) -> int:
     """Everything one asks first when something does not work; exit code 1 where something needed is missing."""
-    from . import colab
+    from kd_utils import colab
 
     lacking = colab.missing((ROOT / "requirements.txt").read_text())
     needed = [r for r in lacking if not r.startswith(colab.OPTIONAL)]
@@ -195,15 +196,16 @@ def _doctor(args: argparse.Namespace) -> int:
 def _machine() -> list[tuple[str, str]]:
     import torch
 
-    from . import device, sources, teacher
+    from kd_utils.common import devices, sources
+    from kd_utils.models import teacher
 
-    where = device.pick()
-    amp = device.autocast(where)
+    where = devices.pick()
+    amp = devices.autocast(where)
     memory = f", {torch.cuda.get_device_properties(where).total_memory >> 20:,} MiB" if where.type == "cuda" else ""
     chip = torch.cuda.get_device_name(where) + memory if where.type == "cuda" else f"{os.cpu_count()} cores"
     scaler = " with a gradient scaler" if amp.scaler else ""
     rows = [("device", f"{where} ({chip})"), ("trains in", f"{str(amp.dtype).removeprefix('torch.')}{scaler}")]
-    if where.type == "cpu" and device.has_fast_bf16():
+    if where.type == "cpu" and devices.has_fast_bf16():
         rows.append(("faster", "--set label.dtype=bf16 train.dtype=bf16: this CPU computes bf16 faster than fp32"))
     try:
         teacher.official()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .config import ROOT, Config, make
+from kd_utils.config import ROOT, Config, make
 
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
@@ -174,8 +174,8 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
 
 
 def _restore(cfg: Config) -> None:
-    from . import store
-    from .train import NO_TEACHER, SHOWN
+    from kd_utils.common import files
+    from kd_utils.train import NO_TEACHER, SHOWN
 
     curves = [Path("train", run, name) for run in ("student", NO_TEACHER) for name in SHOWN]
     for name in [*STUDENTS, *curves]:
@@ -183,7 +183,7 @@ def _restore(cfg: Config) -> None:
         if kept.is_file() and not cfg.path(name).is_file():
             if name in STUDENTS:
                 print(f"{name} comes from {kept}")
-            store.write_bytes(cfg.path(name), kept.read_bytes())
+            files.write_bytes(cfg.path(name), kept.read_bytes())
 
 
 def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
@@ -192,7 +192,7 @@ def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
     The model is your own student where step 3 left one of that scale (one of scale 4 serves scale 2 as well), else
     "", which stands for the one that ships.
     """
-    from . import student
+    from kd_utils.models import student
 
     own = cfg.path("student_model.pth")
     made = student.load(own).scale if own.is_file() else 0
@@ -233,15 +233,15 @@ def live() -> Callable[[Any], None]:
     """A `watch` for `train.train`: the curve and the validation pictures of each run, renewed in place."""
     from IPython.display import display
 
-    from . import show
+    from kd_utils.evaluation import figures
 
     places: dict[tuple[str, str], Any] = {}
 
     def watch(seen: Any) -> None:
         step = seen.history["valid"][-1]["step"]
         pictures = {
-            "curve": show.curve(seen.history, title=f"{seen.name}, step {step}"),
-            "pictures": show.grid(seen.pictures, columns=4, cell=180),
+            "curve": figures.curve(seen.history, title=f"{seen.name}, step {step}"),
+            "pictures": figures.grid(seen.pictures, columns=4, cell=180),
         }
         for kind, picture in pictures.items():
             if place := places.get((seen.name, kind)):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .overrides import ConfigError, keys, override
-from .presets import PRESETS
+from kd_utils.overrides import ConfigError, keys, override
+from kd_utils.presets import PRESETS
 
 REPO_SLUG = "yourusername/ImageSharpening-KD"
 ROOT = Path(__file__).resolve().parents[1]  # the clone: assets/ and notebooks/ live beside kd_utils/

@@ -19,10 +19,13 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from . import begin, costs, data, losses, metrics, page, report, show, sources, store, student, teacher, tiles, train
-from . import device as dev
-from .config import Config, make
-from .tensors import enlarged, to_tensor, to_uint8
+from kd_utils import prepare, train
+from kd_utils.common import devices, files, sources
+from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
+from kd_utils.config import Config, make
+from kd_utils.evaluation import costs, figures, metrics, page, report
+from kd_utils.models import student, teacher, tiling
+from kd_utils.training import initialization, losses
 
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
 VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
@@ -68,14 +71,14 @@ def evaluate(cfg: Config) -> Evaluated:
     Raises EvaluateError, StoreError or TeacherError where an earlier step is missing or was made for another
     configuration.
     """
-    index = data.read_index(cfg)
+    index = prepare.read_index(cfg)
     require_student(cfg)
-    pairs = data.test_pairs(cfg)
+    pairs = prepare.test_pairs(cfg)
     if not pairs:
         raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
     notes: list[str] = []
     students = _students(cfg, index["key"], notes)
-    device = dev.pick(cfg.device)
+    device = devices.pick(cfg.device)
     teach = teacher.load(cfg.teacher, device)
     vgg = _vgg(cfg, device, notes)
     runs = {row: net.to(device) for row, net in students.items()}
@@ -87,7 +90,7 @@ def evaluate(cfg: Config) -> Evaluated:
         for pair, wanted in tqdm(zip(pairs, taught), total=len(pairs), desc="scores", unit="photo"):
             x = to_tensor(pair.lr[None], device)
             images = {"bicubic": to_uint8(enlarged(x, cfg.scale))[0]}
-            images |= {row: to_uint8(tiles.run(net, x))[0] for row, net in runs.items()} | {"teacher": wanted}
+            images |= {row: to_uint8(tiling.run(net, x))[0] for row, net in runs.items()} | {"teacher": wanted}
             jobs = {row: pool.submit(_scores, out, pair.hr, wanted, cfg.scale, row) for row, out in images.items()}
             scores = {row: job.result() for row, job in jobs.items()}
             if vgg:
@@ -140,7 +143,7 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
                 )
             want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
-            store.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
+            files.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
             if row == "student_no_teacher" and (differ := _unlike(made, found["student"])):
                 notes.append(
                     f"The student without a teacher that is here is not the same student ({differ}): its row is empty. "
@@ -169,7 +172,7 @@ def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student,
     made = net.meta.get("provenance") or {}
     preset = make(cfg.preset)
     plain = replace(cfg, student=preset.student, loss=preset.loss, train=preset.train)
-    now, usual = (train.provenance(begin.settled(c, index), {}) for c in (cfg, plain))
+    now, usual = (train.provenance(initialization.settled(c, index), {}) for c in (cfg, plain))
     other = sorted(k for k in made.keys() & now.keys() if made[k] != now[k] != usual.get(k))
     other = [f"{k} was {made[k]}, now {now[k]}" for k in other]
     if row == "student" and other:
@@ -190,18 +193,18 @@ def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatu
 
 
 def _teacher_outputs(
-    cfg: Config, teach: teacher.Teacher, pairs: list[data.Pair], device: torch.device
+    cfg: Config, teach: teacher.Teacher, pairs: list[prepare.Pair], device: torch.device
 ) -> list[np.ndarray]:
     """The teacher's picture of each test photo at the student's scale, memory-mapped; those on disk are kept."""
-    tiled = replace(teach, net=lambda x: tiles.run(teach.net, x))
+    tiled = replace(teach, net=lambda x: tiling.run(teach.net, x))
     out = []
     for n, pair in enumerate(tqdm(pairs, desc=f"test photos by {teach.name}", unit="photo")):
         path = cfg.path("eval", f"teacher-{n:05d}.safetensors")
-        want = teacher.provenance(cfg, teach.name, teach.sha256, store.sha256(pair.lr.tobytes()))
-        if not store.is_made(path, **want):
+        want = teacher.provenance(cfg, teach.name, teach.sha256, files.sha256(pair.lr.tobytes()))
+        if not files.is_made(path, **want):
             y = teacher.target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
-            store.save_arrays(path, {"label": to_uint8(y)[0]}, want)
-        out.append(store.load_arrays(path)[0]["label"])
+            files.save_arrays(path, {"label": to_uint8(y)[0]}, want)
+        out.append(files.load_arrays(path)[0]["label"])
     return out
 
 
@@ -253,9 +256,9 @@ def _panel(cfg: Config, n: int, name: str, images: dict[str, np.ndarray], scores
     """The input, bicubic, student, teacher and original of one photo with its two most detailed places, as a file."""
     original = images["original"]
     side = 80 if min(original.shape[:2]) < 700 else 160  # a zoom is shown at 320 pixels: by whole squares
-    zooms: list[show.Box] = []
+    zooms: list[figures.Box] = []
     for _ in range(2):
-        zooms.append(show.most_detailed(original, side, zooms))
+        zooms.append(figures.most_detailed(original, side, zooms))
     height, width = images["input"].shape[:2]
     titles = {f"input {width}x{height}": "input"}
     for row in ("bicubic", "student") if cfg.scale > 1 else ("student",):
@@ -263,9 +266,9 @@ def _panel(cfg: Config, n: int, name: str, images: dict[str, np.ndarray], scores
         titles[f"{row}  {db:.1f} dB" if db else row] = row
     titles |= {"teacher": "teacher", "original": "original"}
     caption = f"{Path(name).stem}: dB are PSNR-Y to the teacher, of the whole photo; degradation: {cfg.degrade.profile}"
-    sheet = show.panel({title: images[row] for title, row in titles.items()}, zooms, caption)
+    sheet = figures.panel({title: images[row] for title, row in titles.items()}, zooms, caption)
     path = cfg.path("eval", "panels", f"{n:02d}-{Path(name).stem}.png")
-    return Shown(name, images, store.write_png(path, sheet))
+    return Shown(name, images, files.write_png(path, sheet))
 
 
 def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dict[str, Any]) -> Evaluated:
@@ -273,18 +276,18 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
     for stray in set((folder / "panels").glob("*.png")) - {s.panel for s in shown}:
         stray.unlink()  # of an evaluation with more panels
     history = cfg.path("train", "student", "history.json")
-    curve = show.data_uri(show.curve(store.read_json(history)), "png") if history.is_file() else ""
+    curve = figures.data_uri(figures.curve(files.read_json(history)), "png") if history.is_file() else ""
     pictures = []
     for s in shown:
         size = [min(n, most) for n, most in zip(s.images["original"].shape, SLIDER)]
         before, after, wanted = (_centre(s.images[row], *size) for row in ("bicubic", "student", "teacher"))
         base = "bicubic" if cfg.scale > 1 else "input"
         pairs = (before, after, (base, "student")), (after, wanted, ("student", "teacher"))
-        pictures.append((Path(s.name).stem, show.data_uri(Image.open(s.panel)), [show.slider(*p) for p in pairs]))
+        pictures.append((Path(s.name).stem, figures.data_uri(Image.open(s.panel)), [figures.slider(*p) for p in pairs]))
     text = page.html(result, trained, pictures, curve)
     out = Evaluated(
-        store.write_json(folder / "metrics.json", result),
-        store.write_bytes(folder / "report.html", text.encode()),
+        files.write_json(folder / "metrics.json", result),
+        files.write_bytes(folder / "report.html", text.encode()),
         report.table(result),
         report.headline(result),
         shown,
@@ -292,6 +295,6 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
     if cfg.drive:
         for path in (out.metrics, out.report):
             # a new name for new content: Drive loses files that are rewritten
-            name = f"{path.stem}-{store.sha256(path)[:8]}{path.suffix}"
-            store.keep(path, Path(cfg.drive).expanduser() / "eval" / name)
+            name = f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}"
+            files.keep(path, Path(cfg.drive).expanduser() / "eval" / name)
     return out

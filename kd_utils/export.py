@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from . import store, student
-from .config import ConfigError, shipped
-from .tiles import probe
+from kd_utils.common import files
+from kd_utils.config import ConfigError, shipped
+from kd_utils.models import student
+from kd_utils.models.tiling import probe
 
 OPSET, IR = 17, 8  # old enough for every current reader
 DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
@@ -103,7 +104,7 @@ def describe(meta: dict[str, Any]) -> dict[str, Any]:
     teacher = made.get("labels.teacher") or meta.get("teacher")  # the latter in the students that ship
     if not teacher and "teacher_sha256" in meta:
         teacher = f"sha256 {meta['teacher_sha256']}"
-    return {"teacher": teacher or "", "training_run": store.digest(made) if made else "", "meta": meta}
+    return {"teacher": teacher or "", "training_run": files.digest(made) if made else "", "meta": meta}
 
 
 def find(model: str | Path = "", scale: int = 4) -> Path:
@@ -135,7 +136,7 @@ def export(model: str | Path, out: str | Path, fp16: bool = False, scale: int | 
     net = student.load(path)
     if scale not in (None, net.scale):
         raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another --model")
-    return store.write_bytes(out, graph(net, fp16).SerializeToString())
+    return files.write_bytes(out, graph(net, fp16).SerializeToString())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

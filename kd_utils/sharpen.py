@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import colour, encode, export, images, store, student, tiles
-from . import device as dev
-from .images import Photo
-from .plan import SharpenError, check_writable, plan
-from .tensors import CheckpointError, bicubic, read_checkpoint
+from kd_utils import export
+from kd_utils.common import devices, files
+from kd_utils.common.tensors import CheckpointError, bicubic, read_checkpoint
+from kd_utils.imaging import colors, reading, writing
+from kd_utils.imaging.file_pairs import SharpenError, check_writable, plan
+from kd_utils.imaging.reading import Photo
+from kd_utils.models import student, tiling
 
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
 
@@ -31,7 +33,7 @@ class Tool:
     """A network ready to sharpen."""
 
     net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
-    reach: tiles.Reach  # of the whole step, which ends at `scale`
+    reach: tiling.Reach  # of the whole step, which ends at `scale`
     scale: int
     native: int  # the network's own scale
     device: torch.device
@@ -64,22 +66,22 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     if scale not in export.DEFAULT:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = export.find(model, scale)
-    where = dev.pick("cpu" if engine == "onnx" and device == "auto" else device)
+    where = devices.pick("cpu" if engine == "onnx" and device == "auto" else device)
     try:
         net = student.load(path)
     except CheckpointError as e:
         if engine == "onnx":
             raise
         read_checkpoint(path)  # what cannot be read at all is no other model either
-        from . import teacher  # needs spandrel and torchvision, 200 MB that a student does without
+        from kd_utils.models import teacher
 
         try:
             net = teacher.load(str(path)).net
         except teacher.TeacherError:
             raise e from None
     try:
-        reach = tiles.probe(net)
-    except tiles.UnknownReach as e:
+        reach = tiling.probe(net)
+    except tiling.UnknownReach as e:
         raise SharpenError(f"{path} cannot be tiled ({e}): choose a student, a Compact or an RRDBNet model") from e
     native = reach.scale
     if native < scale:
@@ -94,7 +96,7 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
 def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     # channels_last is what oneDNN and cuDNN are fastest in: benchmarks/speed.py
     net = net.to(device, memory_format=torch.channels_last)
-    half = dev.half(device)
+    half = devices.half(device)
 
     def run(x: Tensor) -> Tensor:
         with torch.autocast(device.type, half, enabled=half != torch.float32):
@@ -131,10 +133,10 @@ def apply(
     Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
     bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
     """
-    pixels = photo.pixels if photo.alpha is None else colour.fill_clear(photo.pixels, photo.alpha)
+    pixels = photo.pixels if photo.alpha is None else colors.fill_clear(photo.pixels, photo.alpha)
     h, w, _ = pixels.shape
-    canvas = tiles.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
-    colour.restore(canvas, pixels, tool.scale)
+    canvas = tiling.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
+    colors.restore(canvas, pixels, tool.scale)
     alpha = photo.alpha
     if alpha is not None and tool.scale > 1:
         alpha = cv2.resize(alpha, (w * tool.scale, h * tool.scale), interpolation=cv2.INTER_CUBIC)
@@ -207,11 +209,11 @@ def sharpen(
                 done.sources.append(source)
             else:
                 try:
-                    photo = images.read(source)
+                    photo = reading.read(source)
                     h, w, _ = photo.pixels.shape
-                    encode.check(target.suffix, w * scale, h * scale)
-                    pieces = encode.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
-                    done.written.append(store.write_bytes(target, b"".join(pieces)))
+                    writing.check(target.suffix, w * scale, h * scale)
+                    pieces = writing.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
+                    done.written.append(files.write_bytes(target, b"".join(pieces)))
                     done.sources.append(source)
                 except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
                     done.failed.append((str(source), str(e) or type(e).__name__))

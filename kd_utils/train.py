@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import begin, checkpoint, data, losses, objective, optim, store, student, teacher
-from . import device as dev
-from .begin import TrainError
-from .config import INITS, VGGS, Config, filled, to_dict
-from .feed import Crops, draw
-from .validate import SHOWN, Watch, validate
+from kd_utils import prepare
+from kd_utils.common import devices, files
+from kd_utils.config import INITS, VGGS, Config, filled, to_dict
+from kd_utils.data.crops import Crops, draw
+from kd_utils.models import student, teacher
+from kd_utils.training import checkpoints, initialization, losses, objective, optimizers
+from kd_utils.training.initialization import TrainError
+from kd_utils.training.validation import SHOWN, Watch, validate
 
 NO_TEACHER = "no_teacher"
 
@@ -54,16 +56,16 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     batch) can be shared evenly, else each rank takes one at least, more in all than one process takes. Raises
     StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
     """
-    index = data.read_index(cfg)
-    cfg = begin.settled(cfg, index)
+    index = prepare.read_index(cfg)
+    cfg = initialization.settled(cfg, index)
     labels = _check_labels(cfg, index)
-    place = dev.ranks()
+    place = devices.ranks()
     if cfg.train.batch % place.world:
         raise TrainError(
             f"train.batch={cfg.train.batch} cannot be shared by {place.world} processes: choose a multiple"
         )
     # once for both trainings: a second joining can meet the addresses that the first left behind
-    group = _join(place, dev.pick(cfg.device))
+    group = _join(place, devices.pick(cfg.device))
     main = _run(cfg, "student", index, labels, cfg.path("student_model.pth"), watch, group)
     other = None
     if cfg.train.baseline:
@@ -77,16 +79,16 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
 def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
     folder = cfg.path("labels")
     if not (folder / "index.json").is_file():
-        raise store.StoreError(f"{folder}/index.json is missing: run step 2 first (python -m kd_utils label)")
-    have = store.read_json(folder / "index.json")
+        raise files.StoreError(f"{folder}/index.json is missing: run step 2 first (python -m kd_utils label)")
+    have = files.read_json(folder / "index.json")
     want = teacher.provenance(cfg, *teacher.identify(cfg.teacher), index["key"])
-    store.require_same(str(folder), have, want, f"Choose another --workdir, or delete {folder} and run step 2 again.")
+    files.require_same(str(folder), have, want, f"Choose another --workdir, or delete {folder} and run step 2 again.")
     missing = [e["file"] for e in index["shards"] if not (folder / e["file"]).is_file()]
     if missing:
-        raise store.StoreError(f"{folder} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
+        raise files.StoreError(f"{folder} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
     for e in index["shards"]:  # a stopped step 2 of another teacher leaves shards of its own under the old index
         made = want | {"crops_sha256": e["sha256"]}
-        store.require_same(str(folder / e["file"]), store.read_meta(folder / e["file"]), made, "Run step 2 again.")
+        files.require_same(str(folder / e["file"]), files.read_meta(folder / e["file"]), made, "Run step 2 again.")
     return have
 
 
@@ -97,7 +99,7 @@ def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
         fields.pop("loss.vgg")
     for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
         if (given := fields.get(key)) and given not in words:  # where the file lies does not matter, what it holds does
-            fields |= {key: Path(given).name, f"{key}_sha256": store.sha256(Path(given).expanduser())}
+            fields |= {key: Path(given).name, f"{key}_sha256": files.sha256(Path(given).expanduser())}
     for name in ("compile", "valid_every", "save_every", "keep", "baseline"):
         fields.pop(f"train.{name}")
     return fields | {f"labels.{k}": v for k, v in labels.items()}
@@ -109,38 +111,42 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     want = provenance(cfg, labels)
     here, there = [folder, out], [drive, _on_drive(cfg, out)] if cfg.drive else []
     remedy = f"Choose another workdir, or delete {', '.join(map(str, here + there))} to train anew."
-    place = dev.ranks()
-    saved = None if out.is_file() else checkpoint.latest(folder, drive)
+    place = devices.ranks()
+    saved = None if out.is_file() else checkpoints.latest(folder, drive)
     if group:
         _same_start("the end" if out.is_file() else saved[0] if saved else 0, folder)
     if out.is_file():
         made = student.load(out).meta.get("provenance") or {}
-        store.require_same(str(out), made and filled(made, want), want, remedy)
+        files.require_same(str(out), made and filled(made, want), want, remedy)
         _keep(cfg, out, folder)  # Drive may have been full, or not asked for, when the training ended
         return out
-    device = dev.pick(cfg.device)
-    amp = dev.autocast(device, t.dtype)
-    if place.rank == 0 and (warning := dev.slow(device, "train.dtype", t.dtype)):
+    device = devices.pick(cfg.device)
+    amp = devices.autocast(device, t.dtype)
+    if place.rank == 0 and (warning := devices.slow(device, "train.dtype", t.dtype)):
         print(warning)
     double = amp.dtype == torch.float64
     crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
     # what goes on needs no beginning
-    net = student.build(cfg.student.size, cfg.scale, cfg.student.expand) if saved else begin.network(cfg, crops, device)
+    net = (
+        student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+        if saved
+        else initialization.network(cfg, crops, device)
+    )
     net = net.to(device)
     net = net.double() if double else net
     if device.type == "cuda" or amp.dtype == torch.bfloat16:
         net = net.to(memory_format=torch.channels_last)
     ema = deepcopy(net).requires_grad_(False).eval()
-    opt = optim.make(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
+    opt = optimizers.make(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
     history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
     first = 0
     if saved:
         first, state = saved
-        store.require_same(str(folder), filled(state["provenance"], want), want, remedy)
+        files.require_same(str(folder), filled(state["provenance"], want), want, remedy)
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
-        optim.restore(opt, state["opt"])
+        optimizers.restore(opt, state["opt"])
         if state["scaler"]:  # empty from a device that needs none
             scaler.load_state_dict(state["scaler"])
         history = state["history"]
@@ -157,14 +163,14 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
 
     def load(step: int) -> tuple[list[Tensor], np.ndarray]:
-        ids, turns, spots = (a[mine] for a in draw(begin.seed(cfg), step, t.batch, len(crops)))
+        ids, turns, spots = (a[mine] for a in draw(initialization.seed(cfg), step, t.batch, len(crops)))
         arrays = crops.batch(ids, turns)
         return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), spots
 
     def save(step: int) -> None:
         if place.rank == 0:
             state = {"provenance": want, "net": net.state_dict(), "ema": ema.state_dict(), "opt": opt.state_dict()}
-            checkpoint.save(folder, step, state | {"scaler": scaler.state_dict(), "history": history}, t.keep, drive)
+            checkpoints.save(folder, step, state | {"scaler": scaler.state_dict(), "history": history}, t.keep, drive)
 
     every = max(1, min(50, t.steps // 100))
     total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
@@ -232,7 +238,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
             history["valid"].pop()
             validate(cfg, name, ema, valid, first, history, watch)
         student.save(
-            ema, out, {"provenance": want, "versions": data.versions(), "run": name, "history": history["valid"][-1]}
+            ema, out, {"provenance": want, "versions": prepare.versions(), "run": name, "history": history["valid"][-1]}
         )
         _keep(cfg, out, folder)
     if group:
@@ -246,12 +252,12 @@ def _on_drive(cfg: Config, path: Path) -> Path:
 
 def _keep(cfg: Config, out: Path, folder: Path) -> None:
     """The student, its curve and its pictures onto Drive, where it is given and does not have them yet."""
-    for path in (out, *(folder / n for n in SHOWN)) if cfg.drive and dev.ranks().rank == 0 else ():
+    for path in (out, *(folder / n for n in SHOWN)) if cfg.drive and devices.ranks().rank == 0 else ():
         if path.is_file():
-            store.keep(path, _on_drive(cfg, path))
+            files.keep(path, _on_drive(cfg, path))
 
 
-def _join(place: dev.Ranks, device: torch.device) -> bool:
+def _join(place: devices.Ranks, device: torch.device) -> bool:
     """Join torchrun's processes, if it started us."""
     if place.world == 1:
         return False
@@ -263,7 +269,7 @@ def _join(place: dev.Ranks, device: torch.device) -> bool:
 
 def _same_start(first: int | str, folder: Path) -> None:
     """Raises TrainError on every rank where they do not all go on from the same step: each would train on its own."""
-    steps: list[Any] = [None] * dev.ranks().world
+    steps: list[Any] = [None] * devices.ranks().world
     torch.distributed.all_gather_object(steps, first)
     if len(set(steps)) > 1:
         raise TrainError(

@@ -12,8 +12,10 @@ import torch
 from server import Handler, Site
 from training import TINY, config
 
-from kd_utils import data, student, teacher, train, transfer
+from kd_utils import prepare, train
+from kd_utils.common import downloads
 from kd_utils.config import make
+from kd_utils.models import student, teacher
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -29,7 +31,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def official():
     """The official (realesrgan, basicsr), through our one bridge."""
-    from kd_utils import teacher
+    from kd_utils.models import teacher
 
     try:
         return teacher.official()
@@ -71,7 +73,7 @@ def site():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(transfer, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(downloads, "PAUSES", (0.01, 0.02, 0.04))
     monkeypatch.delenv("KD_MIRROR", raising=False)
     monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -84,7 +86,7 @@ def labelled(tmp_path_factory):
     torch.manual_seed(5)
     sets = f"{TINY} teacher={student.save(student.build('s'), root / 'teacher.pth')}"
     cfg = make("quick", sets, workdir=str(root))
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     teacher.label(cfg)
     return root, sets
 

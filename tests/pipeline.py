@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kd_utils.config import ROOT
-from kd_utils.run import numbered
+from kd_utils.run_notebooks import numbered
 
 TINY = (
     "data.limit=2 data.crops_per_photo=6 data.valid_crops_per_photo=2 data.crop=96 data.test_side=128 "

@@ -7,10 +7,13 @@ import pytest
 import torch
 from training import config, difference
 
-from kd_utils import begin, data, store, student, teacher, train
+from kd_utils import prepare, train
+from kd_utils.common import files
 from kd_utils.config import make
-from kd_utils.student import StudentError
+from kd_utils.models import student, teacher
+from kd_utils.models.student import StudentError
 from kd_utils.train import TrainError
+from kd_utils.training import initialization
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
     again = make("quick", f"{labelled[1]} train.init={moved} student.size=m {more}", workdir=str(tmp_path / "m"))
     assert train.train(again).student == grown.student
     student.save(student.load(grown.student), moved)
-    with pytest.raises(store.StoreError, match="train.init_sha256 was"):
+    with pytest.raises(files.StoreError, match="train.init_sha256 was"):
         train.train(again)
     with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
         train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
@@ -47,20 +50,20 @@ def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
     cfg = config(labelled, tmp_path, more)
     out = train.train(cfg)
     fresh = train.train(config(labelled, tmp_path / "fresh", more.replace("train.init=teacher", "")))
-    cut, new = (store.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (out, fresh))
+    cut, new = (files.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (out, fresh))
     assert cut > new + 3
     made = student.load(out.student).meta["provenance"]
     assert made["train.init"] == "teacher" and "train.init_sha256" not in made
     # what goes on from a checkpoint is not cut again
-    monkeypatch.setattr(begin, "ENOUGH", 1000)
+    monkeypatch.setattr(initialization, "ENOUGH", 1000)
     with pytest.raises(TrainError, match="crops of data.crop=32 are too few .* raise data.crops_per_photo, or leave"):
         train.train(config(labelled, tmp_path / "few", more))
     first = out.student.rename(tmp_path / "first.pth")
-    monkeypatch.setattr(begin.prune, "prune", None)
+    monkeypatch.setattr(initialization.pruning, "prune", None)
     assert difference(train.train(cfg).student, first) == 0
     # and what began so is not taken for what began otherwise
     for init in ("", first):
-        with pytest.raises(store.StoreError, match='train.init was "teacher"'):
+        with pytest.raises(files.StoreError, match='train.init was "teacher"'):
             train.train(config(labelled, tmp_path, more.replace("init=teacher", f"init={init}")))
 
 
@@ -74,13 +77,13 @@ def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path, rrdb):
 
 
 def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
-    index = data.read_index(config(labelled, tmp_path))
+    index = prepare.read_index(config(labelled, tmp_path))
     init = {
-        more: begin.settled(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
+        more: initialization.settled(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
         for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")
     }
     assert list(init.values()) == ["teacher", "", "", ""]
     few = {"shards": [{"split": "train", "count": 2}, {"split": "valid", "count": 90}]}
-    assert begin.settled(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
+    assert initialization.settled(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
     out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
     assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"

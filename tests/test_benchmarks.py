@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from benchmarks import results, ship, trials
-from kd_utils import store, student
+from kd_utils.common import files
 from kd_utils.config import ROOT, ConfigError, to_dict
+from kd_utils.models import student
 
 RECIPE = """
 preset = "colab"
@@ -64,9 +65,9 @@ def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, tea
     text = shipped.with_suffix(".json").read_text()
     facts = json.loads(text)
     assert facts["settings"]["train.optimizer"] == "soap" and facts["settings"]["seed"] == 0
-    assert facts["labels"]["teacher_sha256"] == store.sha256(teacher)
+    assert facts["labels"]["teacher_sha256"] == files.sha256(teacher)
     astronaut = Path(skimage.__file__).parent / "data" / "astronaut.png"
-    assert facts["photos"]["train"]["astronaut.png"] == store.sha256(astronaut)
+    assert facts["photos"]["train"]["astronaut.png"] == files.sha256(astronaut)
     assert facts["history"]["step"][-1] == 12 and len(facts["history"]["loss"]) == 12
     assert str(shipped.parent) not in text and "torch" in facts["versions"]
     assert Image.open(shipped.with_suffix(".curve.png")).width > 500
@@ -92,7 +93,7 @@ def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp
         json.loads(p.with_suffix(".json").read_text()) for p in (shipped, tmp_path / "anew", tmp_path / "earlier")
     )
     assert one["history"] == two["history"] and one["before"] == two["before"]
-    assert one["before"]["sha256"] == store.sha256(shipped.with_suffix(".pth"))
+    assert one["before"]["sha256"] == files.sha256(shipped.with_suffix(".pth"))
     assert one["before"]["settings"] == first["settings"] and one["settings"]["train.steps"] == 6
     assert one["history"]["loss"][:12] == first["history"]["loss"] and one["history"]["step"] == list(range(1, 19))
     assert [v["step"] for v in one["history"]["valid"]] == [6, 12, 18]
@@ -130,7 +131,7 @@ def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_p
     made = (folder / "base" / "trial.json").stat().st_mtime_ns
     trials.main(call)
     assert (folder / "base" / "trial.json").stat().st_mtime_ns == made
-    with pytest.raises(store.StoreError, match="train.lr was .* now 0.5. Delete .* to do this trial anew"):
+    with pytest.raises(files.StoreError, match="train.lr was .* now 0.5. Delete .* to do this trial anew"):
         trials.main([*call, "train.lr=0.5"])
     with pytest.raises(ConfigError, match="train.clip=-1.0"):
         trials.main([*call, "train.clip=-1"])

@@ -87,7 +87,7 @@ def test_paths_are_those_of_the_folder_that_the_notebook_was_opened_in(tmp_path,
 
 
 def test_sharpening_takes_your_own_student_where_it_serves(tmp_path, capsys):
-    from kd_utils import student
+    from kd_utils.models import student
 
     cfg = colab.configure("quick", "", str(tmp_path))
     assert colab.pick_student(cfg) == ("", 4) and colab.pick_student(cfg, 1) == ("", 1)

@@ -10,7 +10,8 @@ import pytest
 from torch._dynamo.utils import counters
 from training import config, difference
 
-from kd_utils import store, train
+from kd_utils import train
+from kd_utils.common import files
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="LEFT OUT: train.compile on a CPU wants a C++ compiler (g++)")
@@ -21,7 +22,7 @@ def test_compiled_learns_what_plain_does(labelled, tmp_path):
     counters["frames"].clear()
     out = train.train(config(labelled, tmp_path / "compiled", f"{more} train.compile=yes"))
     assert counters["frames"]["ok"] >= 1, "torch.compile was not used"
-    np.testing.assert_allclose(*(store.read_json(r.history)["loss"] for r in (plain, out)), rtol=1e-5)
+    np.testing.assert_allclose(*(files.read_json(r.history)["loss"] for r in (plain, out)), rtol=1e-5)
     for name in ("student", "no_teacher"):
         assert difference(getattr(plain, name), getattr(out, name)) < 1e-5  # 12 steps of .001
     # how the sums are run is no part of what was learnt: the same command without it takes this as done

@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image, ImageOps
 from test_images import SRGB, exif, file, picture, tiff, written
 
-from kd_utils import images
-from kd_utils.images import Photo
+from kd_utils.imaging import reading
+from kd_utils.imaging.reading import Photo
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -23,16 +23,16 @@ def test_orientation_of_deep_files(orientation):
     )
     photo = Photo(deep, exif=exif(orientation).tobytes())
     for suffix in (".png", ".tif"):
-        np.testing.assert_array_equal(images.to_uint8(images.read(written(photo, suffix)).pixels), want)
+        np.testing.assert_array_equal(reading.to_uint8(reading.read(written(photo, suffix)).pixels), want)
 
 
 def test_depth_is_the_files_type_not_its_brightest_pixel():
     dark = (picture(dtype=np.uint16) >> 9).astype(np.uint16)  # no sample above 127
     for suffix in (".png", ".tif"):
-        photo = images.read(cv2.imencode(suffix, dark[..., ::-1])[1].tobytes())
+        photo = reading.read(cv2.imencode(suffix, dark[..., ::-1])[1].tobytes())
         assert photo.pixels.dtype == np.uint16
         np.testing.assert_array_equal(photo.pixels, dark)
-    assert images.read_rgb(cv2.imencode(".png", np.full((2, 2), 65535, np.uint16))[1].tobytes()).max() == 255
+    assert reading.read_rgb(cv2.imencode(".png", np.full((2, 2), 65535, np.uint16))[1].tobytes()).max() == 255
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -40,7 +40,7 @@ def test_a_tiff_whose_white_is_zero(dtype):
     gray = picture(c=1, dtype=dtype)[..., 0]
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.iinfo(dtype).max - gray, photometric="miniswhite")
-    np.testing.assert_array_equal(images.read(buffer.getvalue()).pixels[..., 0], gray)
+    np.testing.assert_array_equal(reading.read(buffer.getvalue()).pixels[..., 0], gray)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
@@ -48,17 +48,17 @@ def test_a_tiff_whose_white_is_zero(dtype):
 def test_a_deep_tiff_of_separate_planes(dtype, options):
     deep = picture(c=4, dtype=np.uint16)
     a = deep if dtype == np.uint16 else (deep / 65535).astype(dtype)
-    photo = images.read(tiff(a[..., :3], True, **options))
+    photo = reading.read(tiff(a[..., :3], True, **options))
     assert photo.alpha is None
     np.testing.assert_array_equal(photo.pixels, deep[..., :3])
-    photo = images.read(tiff(a, True, extrasamples=["unassalpha"], **options))
+    photo = reading.read(tiff(a, True, extrasamples=["unassalpha"], **options))
     np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), deep)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_of_separate_planes(orientation):
     deep, tag = picture(dtype=np.uint16), [(274, "H", 1, orientation, False)]
-    planar, plain = (images.read(tiff(deep, planar, extratags=tag)) for planar in (True, False))
+    planar, plain = (reading.read(tiff(deep, planar, extratags=tag)) for planar in (True, False))
     np.testing.assert_array_equal(planar.pixels, plain.pixels)  # OpenCV turns that one
 
 
@@ -69,31 +69,31 @@ def test_premultiplied_alpha_of_a_deep_tiff_is_made_straight(dtype, planar):
     alpha[:3], alpha[3:6] = 0, 65535
     a = np.dstack([np.rint(rgb * (alpha / 65535)).astype(np.uint16), alpha])
     a = a if dtype == np.uint16 else (a / 65535).astype(dtype)
-    photo = images.read(tiff(a, planar, extrasamples=["assocalpha"]))
+    photo = reading.read(tiff(a, planar, extrasamples=["assocalpha"]))
     np.testing.assert_array_equal(photo.alpha, alpha[..., 0])
     seen = alpha[..., 0] > 0
     gap = np.abs(photo.pixels.astype(float) - rgb).max(axis=2)[seen]
     assert (gap <= 0.5 * 65535 / alpha[..., 0][seen] + 0.5).all()  # what the file's rounding left to know
     eight = picture()  # as Pillow does at 8 bits
     low = np.dstack([eight, np.full((23, 37), 200, np.uint8)]) // 2
-    want = images.read(tiff(low, extrasamples=["assocalpha"])).pixels
-    got = images.read(tiff(low.astype(np.uint16) * 257, extrasamples=["assocalpha"])).pixels
-    assert np.abs(images.to_uint8(got).astype(int) - want).max() <= 1
+    want = reading.read(tiff(low, extrasamples=["assocalpha"])).pixels
+    got = reading.read(tiff(low.astype(np.uint16) * 257, extrasamples=["assocalpha"])).pixels
+    assert np.abs(reading.to_uint8(got).astype(int) - want).max() <= 1
 
 
 def test_a_fourth_sample_that_is_no_alpha_is_dropped_and_a_profile_of_floats_kept():
     deep = picture(c=4, dtype=np.uint16)
     for planar in (False, True):
-        photo = images.read(tiff(deep, planar, extrasamples=["unspecified"]))
+        photo = reading.read(tiff(deep, planar, extrasamples=["unspecified"]))
         assert photo.alpha is None
         np.testing.assert_array_equal(photo.pixels, deep[..., :3])
-    photo = images.read(tiff((deep / 65535).astype(np.float32), extrasamples=["unassalpha"], iccprofile=SRGB))
+    photo = reading.read(tiff((deep / 65535).astype(np.float32), extrasamples=["unassalpha"], iccprofile=SRGB))
     assert photo.icc == SRGB and photo.pixels.shape == (23, 37, 3)
     np.testing.assert_array_equal(photo.alpha, deep[..., 3])
 
 
 def test_float_tiff_in_range_becomes_16_bit():
     a = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
-    photo = images.read(cv2.imencode(".tif", a[..., ::-1])[1].tobytes())
+    photo = reading.read(cv2.imencode(".tif", a[..., ::-1])[1].tobytes())
     assert photo.pixels.dtype == np.uint16
     np.testing.assert_allclose(photo.pixels / 65535, a, atol=1e-5)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from kd_utils import degrade as dg
-from kd_utils import kernels
-from kd_utils.tensors import to_tensor, to_uint8
+from kd_utils.common.tensors import to_tensor, to_uint8
+from kd_utils.data import degradations, kernels
+from kd_utils.data.degradations import Blur, Jpeg, Noise, Resize
 
 ANISO = (1.3, 0.6, 0.7)  # sigma_x, sigma_y, theta
 
@@ -94,11 +94,16 @@ def test_blur_equals_basicsr(official):
     x = to_tensor(photo(40, 56)[None])
     for kernel in (kernels.gaussian(21, 1.5, 1.5, 0.0), kernels.gaussian(13, *ANISO), kernels.sinc(7, 2.0)):
         theirs = filter2D(x, torch.from_numpy(kernel).float()[None])
-        torch.testing.assert_close(dg.apply(dg.Blur(kernel, ""), x), theirs, atol=1e-6, rtol=0)
+        torch.testing.assert_close(degradations.apply(Blur(kernel, ""), x), theirs, atol=1e-6, rtol=0)
 
 
 def test_every_drawn_kernel_is_odd_and_sums_to_one():
-    blurs = [s for seed in range(300) for s in dg.plan((64, 64), seed, 4, "mixed") if isinstance(s, dg.Blur)]
+    blurs = [
+        s
+        for seed in range(300)
+        for s in degradations.plan((64, 64), seed, 4, "mixed")
+        if isinstance(s, Blur)
+    ]
     assert {len(b.kernel) for b in blurs} >= set(range(7, 22, 2))
     for b in blurs:
         assert b.kernel.shape == (len(b.kernel),) * 2 and len(b.kernel) % 2 == 1
@@ -108,7 +113,9 @@ def test_every_drawn_kernel_is_odd_and_sums_to_one():
 def test_blur_keeps_a_flat_picture_and_serves_pictures_smaller_than_the_kernel():
     for kernel in (kernels.gaussian(21, 3.0, 3.0, 0.0), kernels.gaussian(21, *ANISO, 0.6), kernels.sinc(21, 0.8)):
         for side in (1, 3, 40):
-            torch.testing.assert_close(dg.apply(dg.Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
+            torch.testing.assert_close(
+                degradations.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side)
+            )
 
 
 # ---- what a plan draws
@@ -119,15 +126,20 @@ def test_two_order_has_the_published_probabilities_and_ranges():
     seen = {"gaussian": 0, "gray": 0, "sinc1": 0, "iso1": 0, "blur2": 0, "final": 0, "jpeg last": 0}
     factors: tuple[list[float], list[float]] = ([], [])
     for seed in range(n):
-        steps = dg.plan(base, seed, 4, "two_order")
+        steps = degradations.plan(base, seed, 4, "two_order")
         first, second = steps[:4], steps[4:]
-        assert [type(s) for s in first] == [dg.Blur, dg.Resize, dg.Noise, dg.Jpeg]
+        assert [type(s) for s in first] == [
+            Blur,
+            Resize,
+            Noise,
+            Jpeg,
+        ]
         seen["sinc1"] += first[0].name.startswith("sinc")
         seen["iso1"] += first[0].name.startswith("iso")
-        if isinstance(second[0], dg.Blur):
+        if isinstance(second[0], Blur):
             seen["blur2"] += 1
             second = second[1:]
-        assert [type(s) for s in second[:2]] == [dg.Resize, dg.Noise]
+        assert [type(s) for s in second[:2]] == [Resize, Noise]
         factors[0].append(first[1].size[0] / 1000)
         factors[1].append(second[0].size[0] / 250)
         for noise, sigma, poisson in ((first[2], (1, 30), (0.05, 3)), (second[1], (1, 25), (0.05, 2.5))):
@@ -136,10 +148,10 @@ def test_two_order_has_the_published_probabilities_and_ranges():
             seen["gaussian"] += noise.kind == "gaussian"
             seen["gray"] += noise.gray
         last = second[2:]
-        seen["final"] += any(isinstance(s, dg.Blur) for s in last)
-        seen["jpeg last"] += isinstance(last[-1], dg.Jpeg)
-        assert [s.size for s in last if isinstance(s, dg.Resize)] == [(250, 250)]
-        assert all(30 <= s.quality <= 95 for s in steps if isinstance(s, dg.Jpeg))
+        seen["final"] += any(isinstance(s, Blur) for s in last)
+        seen["jpeg last"] += isinstance(last[-1], Jpeg)
+        assert [s.size for s in last if isinstance(s, Resize)] == [(250, 250)]
+        assert all(30 <= s.quality <= 95 for s in steps if isinstance(s, Jpeg))
     rates = {k: v / n for k, v in seen.items()}
     wanted = {"gaussian": 1.0, "gray": 0.8, "sinc1": 0.1, "iso1": 0.405, "blur2": 0.8, "final": 0.8, "jpeg last": 0.5}
     assert rates == pytest.approx(wanted, abs=0.06)
@@ -152,15 +164,19 @@ def test_two_order_has_the_published_probabilities_and_ranges():
 
 def test_scale_1_stays_near_the_size_of_the_photo():
     for seed in range(200):
-        steps = dg.plan((200, 200), seed, 1, "two_order")
-        assert all(100 <= s.size[0] <= 300 for s in steps if isinstance(s, dg.Resize))
+        steps = degradations.plan((200, 200), seed, 1, "two_order")
+        assert all(100 <= s.size[0] <= 300 for s in steps if isinstance(s, Resize))
 
 
 def test_light_is_mild():
-    for scale in dg.SCALES:
+    for scale in degradations.SCALES:
         for seed in range(100):
-            steps = dg.plan((64, 64), seed, scale, "light")
-            kinds = [dg.Blur, dg.Resize, dg.Noise, dg.Jpeg] if scale > 1 else [dg.Blur, dg.Noise, dg.Jpeg]
+            steps = degradations.plan((64, 64), seed, scale, "light")
+            kinds = (
+                [Blur, Resize, Noise, Jpeg]
+                if scale > 1
+                else [Blur, Noise, Jpeg]
+            )
             assert [type(s) for s in steps] == kinds
             assert steps[-2].strength <= 5 and 60 <= steps[-1].quality <= 95
 
@@ -169,10 +185,10 @@ def test_mixed_is_half_light_and_half_two_order_of_the_same_seed():
     hr = photo(32, 32)[None]
     light = 0
     for seed in range(100):
-        mixed = dg.degrade(hr, [seed], 4, "mixed")
-        chosen = "light" if len(dg.plan((32, 32), seed, 4, "mixed")) == 4 else "two_order"
+        mixed = degradations.degrade(hr, [seed], 4, "mixed")
+        chosen = "light" if len(degradations.plan((32, 32), seed, 4, "mixed")) == 4 else "two_order"
         light += chosen == "light"
-        np.testing.assert_array_equal(mixed, dg.degrade(hr, [seed], 4, chosen))
+        np.testing.assert_array_equal(mixed, degradations.degrade(hr, [seed], 4, chosen))
     assert 35 <= light <= 65
 
 
@@ -182,7 +198,7 @@ def test_mixed_is_half_light_and_half_two_order_of_the_same_seed():
 @pytest.mark.parametrize("sigma", [1.0, 12.0, 30.0])
 @pytest.mark.parametrize("gray", [True, False])
 def test_gaussian_noise_has_its_sigma(sigma, gray):
-    noisy = dg.apply(dg.Noise("gaussian", sigma, gray, seed=1), flat(0.5)) - 0.5
+    noisy = degradations.apply(Noise("gaussian", sigma, gray, seed=1), flat(0.5)) - 0.5
     assert float(noisy.std() * 255) == pytest.approx(sigma, rel=0.03)
     assert abs(float(noisy.mean() * 255)) < 0.05 * sigma
     equal = bool((noisy[:, 0] == noisy[:, 1]).all() and (noisy[:, 0] == noisy[:, 2]).all())
@@ -193,13 +209,13 @@ def test_gaussian_noise_has_its_sigma(sigma, gray):
 def test_poisson_noise_grows_with_the_light(gray):
     # 64 levels of gray: 64 photons at full white, so at level v the shot noise is sqrt(v / 64)
     x = (torch.arange(64).repeat_interleave(64).view(1, 1, 1, -1) * 4 / 255).expand(1, 3, 64, -1).contiguous()
-    noise = dg._noise(x, dg.Noise("poisson", 2.0, gray, seed=3))
+    noise = degradations._noise(x, Noise("poisson", 2.0, gray, seed=3))
     assert noise.shape[1] == (1 if gray else 3)
     for level in (4, 20, 50):
         v = level * 4 / 255
         part = noise[..., level * 64 : level * 64 + 64]
         assert float(part.std()) == pytest.approx(2 * math.sqrt(v / 64), rel=0.06)
-    assert dg._noise(flat(0.0), dg.Noise("poisson", 2.0, gray, seed=3)).abs().max() == 0
+    assert degradations._noise(flat(0.0), Noise("poisson", 2.0, gray, seed=3)).abs().max() == 0
 
 
 def test_poisson_noise_is_as_strong_as_basicsrs(official):
@@ -209,14 +225,14 @@ def test_poisson_noise_is_as_strong_as_basicsrs(official):
     torch.manual_seed(0)
     for gray in (False, True):
         theirs = generate_poisson_noise_pt(x, scale=1.5, gray_noise=float(gray) * torch.ones(1))
-        ours = dg._noise(x, dg.Noise("poisson", 1.5, gray, seed=0))
+        ours = degradations._noise(x, Noise("poisson", 1.5, gray, seed=0))
         assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.03)
 
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_is_real_jpeg(quality):
     picture = photo(48, 64)
-    ours = to_uint8(dg.apply(dg.Jpeg(quality), to_tensor(picture[None])))[0]
+    ours = to_uint8(degradations.apply(Jpeg(quality), to_tensor(picture[None])))[0]
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     np.testing.assert_array_equal(ours, np.asarray(Image.open(buffer)))
@@ -226,17 +242,19 @@ def test_jpeg_is_real_jpeg(quality):
 # ---- degrade and stages
 
 
-@pytest.mark.parametrize("scale", dg.SCALES)
-@pytest.mark.parametrize("profile", dg.PROFILES)
+@pytest.mark.parametrize("scale", degradations.SCALES)
+@pytest.mark.parametrize("profile", degradations.PROFILES)
 def test_a_crop_depends_on_its_seed_and_not_on_its_batch(profile, scale):
     hr = np.stack([photo(64, 48, i) for i in range(5)])
     seeds = [3, 1, 4, 1_000_000_007, 5]
-    batch = dg.degrade(hr, seeds, scale, profile)
+    batch = degradations.degrade(hr, seeds, scale, profile)
     assert batch.shape == (5, 64 // scale, 48 // scale, 3) and batch.dtype == np.uint8
     for i in range(5):
-        np.testing.assert_array_equal(dg.degrade(hr[i : i + 1], seeds[i : i + 1], scale, profile)[0], batch[i])
-    np.testing.assert_array_equal(dg.degrade(hr[::-1], seeds[::-1], scale, profile)[::-1], batch)
-    other = dg.degrade(hr, [s + 1 for s in seeds], scale, profile)
+        np.testing.assert_array_equal(
+            degradations.degrade(hr[i : i + 1], seeds[i : i + 1], scale, profile)[0], batch[i]
+        )
+    np.testing.assert_array_equal(degradations.degrade(hr[::-1], seeds[::-1], scale, profile)[::-1], batch)
+    other = degradations.degrade(hr, [s + 1 for s in seeds], scale, profile)
     assert (other != batch).any() == (profile != "bicubic")
 
 
@@ -248,7 +266,7 @@ def test_the_number_of_threads_changes_nothing(profile):
         out = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            out.append(dg.degrade(hr, range(3), 4, profile))
+            out.append(degradations.degrade(hr, range(3), 4, profile))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(*out)
@@ -258,33 +276,35 @@ def test_bicubic_is_the_antialiased_resize_alone():
     hr = photo(64, 96)
     x = torch.from_numpy(hr).permute(2, 0, 1)[None].float()
     want = F.interpolate(x, size=(16, 24), mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255)
-    got = dg.degrade(hr[None], [0], 4, "bicubic")[0]
+    got = degradations.degrade(hr[None], [0], 4, "bicubic")[0]
     assert np.abs(got.astype(int) - want[0].permute(1, 2, 0).numpy()).max() <= 1  # 1: a tie rounded the other way
-    assert dg.bicubic(x, (16, 24)).shape == (1, 3, 16, 24)
-    at_1 = dg.degrade(hr[None], [0], 1, "bicubic")[0]
+    assert degradations.bicubic(x, (16, 24)).shape == (1, 3, 16, 24)
+    at_1 = degradations.degrade(hr[None], [0], 1, "bicubic")[0]
     assert 0.2 < np.diff(at_1.astype(float), axis=1).std() / np.diff(hr.astype(float), axis=1).std() < 0.8
 
 
 def test_a_whole_photo_and_a_tiny_crop():
     for h, w in ((300, 508), (4, 8), (32, 32)):
         for seed in range(2 if h == 300 else 30):
-            assert dg.degrade(photo(h, w)[None], [seed], 4, "two_order").shape == (1, h // 4, w // 4, 3)
+            assert degradations.degrade(photo(h, w)[None], [seed], 4, "two_order").shape == (1, h // 4, w // 4, 3)
 
 
 def test_stages_end_in_what_degrade_gives():
     hr = photo(64, 64)
-    for scale in dg.SCALES:
-        for profile in dg.PROFILES:
-            shown = dg.stages(hr, 7, scale, profile)
+    for scale in degradations.SCALES:
+        for profile in degradations.PROFILES:
+            shown = degradations.stages(hr, 7, scale, profile)
             assert shown[0][0] == "original" and shown[0][1] is hr
-            np.testing.assert_array_equal(shown[-1][1], dg.degrade(hr[None], [7], scale, profile)[0])
-            assert [t for t, _ in shown[1:]] == [dg.title(s) for s in dg.plan((64, 64), 7, scale, profile)]
+            np.testing.assert_array_equal(shown[-1][1], degradations.degrade(hr[None], [7], scale, profile)[0])
+            assert [t for t, _ in shown[1:]] == [
+                degradations.title(s) for s in degradations.plan((64, 64), 7, scale, profile)
+            ]
 
 
 def test_two_order_is_harder_than_light_and_light_harder_than_bicubic():
     hr = np.stack([photo(96, 96, i) for i in range(6)])
-    exact = dg.degrade(hr, range(6), 4, "bicubic").astype(float)
-    error = {p: np.abs(dg.degrade(hr, range(6), 4, p) - exact).mean() for p in ("light", "two_order")}
+    exact = degradations.degrade(hr, range(6), 4, "bicubic").astype(float)
+    error = {p: np.abs(degradations.degrade(hr, range(6), 4, p) - exact).mean() for p in ("light", "two_order")}
     assert 1 < error["light"] < 0.7 * error["two_order"]
 
 
@@ -304,4 +324,4 @@ def test_two_order_is_harder_than_light_and_light_harder_than_bicubic():
 )
 def test_bad_input_is_named(hr, seeds, scale, profile, message):
     with pytest.raises(ValueError, match=message):
-        dg.degrade(hr, seeds, scale, profile)
+        degradations.degrade(hr, seeds, scale, profile)

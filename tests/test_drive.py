@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from server import BODY, HTML
 
-from kd_utils.sources import SourceError, fetch
+from kd_utils.common.sources import SourceError, fetch
 
 DRIVE_ID = "1AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from test_images import SRGB, exif, file, picture, written
 
-from kd_utils import encode, images
-from kd_utils.images import ImageError, Photo
+from kd_utils.imaging import reading, writing
+from kd_utils.imaging.reading import ImageError, Photo
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -23,7 +23,7 @@ def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
     pixels += np.random.default_rng(0).integers(0, 9, pixels.shape).astype(dtype)
     alpha = picture(301, 203, 1, dtype)[..., 0] if clear else None
     data = written(Photo(pixels, alpha, SRGB, exif().tobytes()), suffix)
-    photo = images.read(data)
+    photo = reading.read(data)
     assert photo.pixels.dtype == dtype
     wide = (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True)  # which no reader knows: written as RGB
     np.testing.assert_array_equal(photo.pixels, pixels.repeat(3, 2) if wide else pixels)
@@ -40,15 +40,15 @@ def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
 
 def test_jpeg_quality_subsampling_and_metadata():
     big = SRGB + bytes(150_000 - len(SRGB))  # three segments
-    source = images.read(file(Image.fromarray(picture()), "JPEG", quality=97))
+    source = reading.read(file(Image.fromarray(picture()), "JPEG", quality=97))
     assert source.quality == 97
     data = written(Photo(picture(), None, big, exif().tobytes(), source.quality), ".jpg")
     image = Image.open(io.BytesIO(data))
-    assert images.jpeg_quality(image) == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+    assert reading.jpeg_quality(image) == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
     assert image.info["icc_profile"] == big and image.getexif()[271] == "Maker"
     np.testing.assert_allclose(np.asarray(image).astype(int), picture(), atol=6)
     for low in (50, 0):
-        assert images.jpeg_quality(Image.open(io.BytesIO(written(Photo(picture(), quality=low), ".jpg")))) == 92
+        assert reading.jpeg_quality(Image.open(io.BytesIO(written(Photo(picture(), quality=low), ".jpg")))) == 92
     gray = Image.open(io.BytesIO(written(Photo(picture(c=1)), ".jpg")))
     assert gray.mode == "L"
     frozen = picture()
@@ -59,41 +59,41 @@ def test_jpeg_quality_subsampling_and_metadata():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 def test_the_resolution_of_a_print_is_kept(kind, suffix):
-    photo = images.read(file(Image.fromarray(picture()), kind, dpi=(300, 150)))
+    photo = reading.read(file(Image.fromarray(picture()), kind, dpi=(300, 150)))
     again = Image.open(io.BytesIO(written(photo, suffix)))
     np.testing.assert_allclose([float(d) for d in again.info["dpi"]], (300, 150), rtol=1e-3)
     np.testing.assert_allclose(np.asarray(again).astype(int), photo.pixels, atol=9)
-    none = images.read(file(Image.fromarray(picture()), kind))
+    none = reading.read(file(Image.fromarray(picture()), kind))
     assert none.dpi is None and "dpi" not in Image.open(io.BytesIO(written(none, ".png"))).info
 
 
 def test_webp_stays_lossless_and_bmp_has_no_alpha():
     rgba = np.dstack([picture(), picture(c=1)])
-    photo = images.read(file(Image.fromarray(rgba), "WEBP", lossless=True, exact=True))
+    photo = reading.read(file(Image.fromarray(rgba), "WEBP", lossless=True, exact=True))
     assert photo.lossless
-    again = images.read(written(photo, ".webp"))
+    again = reading.read(written(photo, ".webp"))
     np.testing.assert_array_equal(np.dstack([again.pixels, again.alpha]), rgba)
     # a profile stands before the picture's chunk
-    assert images.read(file(Image.fromarray(rgba), "WEBP", lossless=True, icc_profile=SRGB)).lossless
-    assert not images.read(file(Image.fromarray(rgba), "WEBP", quality=80, icc_profile=SRGB)).lossless
-    lossy = images.read(file(Image.fromarray(rgba), "WEBP", quality=80))
-    assert not lossy.lossless and not images.read(written(lossy, ".webp")).lossless
-    flat = images.read(written(photo, ".bmp"))
-    np.testing.assert_array_equal(flat.pixels, images.over_white(rgba[..., :3], rgba[..., 3]))
+    assert reading.read(file(Image.fromarray(rgba), "WEBP", lossless=True, icc_profile=SRGB)).lossless
+    assert not reading.read(file(Image.fromarray(rgba), "WEBP", quality=80, icc_profile=SRGB)).lossless
+    lossy = reading.read(file(Image.fromarray(rgba), "WEBP", quality=80))
+    assert not lossy.lossless and not reading.read(written(lossy, ".webp")).lossless
+    flat = reading.read(written(photo, ".bmp"))
+    np.testing.assert_array_equal(flat.pixels, reading.over_white(rgba[..., :3], rgba[..., 3]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (70, 1)])
 def test_extreme_sizes(size):
     a = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     for suffix in (".png", ".tif", ".bmp"):
-        np.testing.assert_array_equal(images.read(written(Photo(a), suffix)).pixels, a)
+        np.testing.assert_array_equal(reading.read(written(Photo(a), suffix)).pixels, a)
 
 
 def test_what_does_not_fit_a_format_is_said():
     with pytest.raises(ImageError, match="do not fit into .jpg.*write a .png"):
-        encode.encode(Photo(np.zeros((1, 70000, 3), np.uint8)), ".jpg")
+        writing.encode(Photo(np.zeros((1, 70000, 3), np.uint8)), ".jpg")
     with pytest.raises(ImageError, match="not written: choose .png"):
-        encode.encode(Photo(picture()), ".gif")
+        writing.encode(Photo(picture()), ".gif")
 
 
 def test_png_bytes_repeat_and_are_about_as_small_as_pillows():

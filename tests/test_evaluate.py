@@ -13,8 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_utils import config, data, evaluate, losses, metrics, page, report, store, student, tensors
+from kd_utils import config, evaluate, prepare
 from kd_utils.__main__ import main as cli
+from kd_utils.common import files, tensors
+from kd_utils.evaluation import metrics, page, report
+from kd_utils.models import student
+from kd_utils.training import losses
 
 TINY = (
     "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
@@ -46,16 +50,16 @@ def _workdir(folder, scale=4):
     cfg = config.make(
         "quick", f"{TINY} data.photos={photos} teacher={teach}", workdir=str(folder / "work"), scale=scale, device="cpu"
     )
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     meta = {
-        "labels.crops": data.read_index(cfg)["key"], "labels.teacher_sha256": store.sha256(teach),
+        "labels.crops": prepare.read_index(cfg)["key"], "labels.teacher_sha256": files.sha256(teach),
         "student.size": "s", "train.steps": 1200, "train.batch": 4, "loss.teacher": 1.0, "loss.perceptual": 0.02,
         "loss.vgg": "random",
     }  # fmt: skip
     student.save(_net(24, 8, scale, seed=2), cfg.path("student_model.pth"), {"provenance": meta})
     student.save(_net(24, 8, scale, seed=3), cfg.path("train", "no_teacher", "student_model.pth"), {"provenance": meta})
     history = {"step": [1, 2, 3], "loss": [0.3, 0.2, 0.1], "lr": [1e-3] * 3, "valid": []}
-    store.write_json(cfg.path("train", "student", "history.json"), history)
+    files.write_json(cfg.path("train", "student", "history.json"), history)
     return cfg
 
 
@@ -84,7 +88,7 @@ def test_metrics_json_has_the_agreed_shape(ready):
     text = done.metrics.read_text()
     assert not re.search(r"NaN|Infinity", text)
     result = json.loads(text)
-    assert result["teacher"] == {"name": "tiny_teacher", "sha256": store.sha256(cfg.teacher), "stand_in": False}
+    assert result["teacher"] == {"name": "tiny_teacher", "sha256": files.sha256(cfg.teacher), "stand_in": False}
     assert {"scale": 4, "border": 4, "degradation": "light"}.items() <= result["protocol"].items()
     assert len(result["protocol"]["photos"]) == 2
     models = result["models"]
@@ -105,7 +109,7 @@ def test_scores_are_those_of_the_whole_pictures(ready):
     result = json.loads(done.metrics.read_text())
     nets = {"student": student.load(cfg.path("student_model.pth")), "teacher": student.load(cfg.teacher)}
     per_photo = []
-    for pair in data.test_pairs(cfg):
+    for pair in prepare.test_pairs(cfg):
         with torch.inference_mode():
             x = tensors.to_tensor(pair.lr[None])
             out = {row: tensors.to_uint8(net(x))[0] for row, net in nets.items()}
@@ -126,14 +130,14 @@ def test_again_gives_the_same_bytes_and_keeps_the_teachers_work(copy):
     def state():
         return {p.name: p.read_bytes() for p in sorted(copy.path("eval").rglob("*")) if p.suffix in (".png", ".html")}
 
-    before = _without_timings(store.read_json(copy.path("eval", "metrics.json")))
+    before = _without_timings(files.read_json(copy.path("eval", "metrics.json")))
     pictures = state()
     cached = copy.path("eval", "teacher-00000.safetensors")
     stamp = cached.stat().st_mtime_ns
     copy.path("eval", "teacher-00001.safetensors").write_bytes(b"half a file")
     evaluate.evaluate(copy)
     assert cached.stat().st_mtime_ns == stamp, "the teacher's output was made again"
-    assert _without_timings(store.read_json(copy.path("eval", "metrics.json"))) == before
+    assert _without_timings(files.read_json(copy.path("eval", "metrics.json"))) == before
     after = state()
     assert [n for n in pictures if after[n] != pictures[n]] in ([], ["report.html"])
 
@@ -147,7 +151,7 @@ def test_again_gives_the_same_bytes_and_keeps_the_teachers_work(copy):
 def test_without_the_baseline_its_row_is_null(copy):
     copy.path("train", "no_teacher", "student_model.pth").unlink()
     done = evaluate.evaluate(copy)
-    result = store.read_json(done.metrics)
+    result = files.read_json(done.metrics)
     assert set(result["models"]["student_no_teacher"]) >= COLUMNS | COSTS
     assert set(result["models"]["student_no_teacher"].values()) == {None}
     assert any("train.baseline=false" in note for note in result["notes"])
@@ -158,7 +162,7 @@ def test_a_baseline_that_is_another_student_has_no_row(copy):
     path = copy.path("train", "no_teacher", "student_model.pth")
     net = student.load(path)
     student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 7}})
-    result = store.read_json(evaluate.evaluate(copy).metrics)
+    result = files.read_json(evaluate.evaluate(copy).metrics)
     assert set(result["models"]["student_no_teacher"].values()) == {None}
     assert any("train.steps is 7, not 1200" in note and "Delete" in note for note in result["notes"])
 
@@ -167,19 +171,19 @@ def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):
     net = student.load(copy.teacher)
     student.save(net, copy.path("student_model.pth"))
     done = evaluate.evaluate(copy)
-    model = store.read_json(done.metrics)["models"]["student"]
+    model = files.read_json(done.metrics)["models"]["student"]
     assert model["psnr_y_teacher"] is None and model["ssim_y_teacher"] == 1
     assert "reproduces its teacher" in done.headline
-    notes = store.read_json(done.metrics)["notes"]
+    notes = files.read_json(done.metrics)["notes"]
     assert any("may have seen the test photos" in note for note in notes), "a file of unknown origin is admitted"
 
 
 def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, capsys):
-    first = store.read_json(evaluate.evaluate(copy).metrics)
+    first = files.read_json(evaluate.evaluate(copy).metrics)
     assert first["trained"]["student"]["settings"]["train.steps"] == 1200
     assert not any("other settings" in note for note in first["notes"]), "what is as the preset has it was not given"
     copy.train.steps = 7
-    notes = store.read_json(evaluate.evaluate(copy).metrics)["notes"]
+    notes = files.read_json(evaluate.evaluate(copy).metrics)["notes"]
     assert any("train.steps was 1200, now 7)" in note for note in notes)
     copy.train.steps = 400
     evaluate.evaluate(copy)
@@ -193,13 +197,13 @@ def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, ca
     lines = capsys.readouterr().out.splitlines()
     table = [line for line in lines if line.startswith((str(tmp_path), str(copy.path())))]
     assert [line.split()[-1] for line in table] == ["1200", "77"] and "NOT COMPARABLE" not in lines[-2]
-    other = store.read_json(second / "eval" / "metrics.json")
+    other = files.read_json(second / "eval" / "metrics.json")
     for change in (
         {"protocol": other["protocol"] | {"degradation": "bicubic"}},
         {"protocol": other["protocol"] | {"scale": 2}},
         {"per_photo": [p | {"size": [64, 64]} for p in other["per_photo"]]},  # data.test_side
     ):
-        store.write_json(second / "eval" / "metrics.json", other | change)
+        files.write_json(second / "eval" / "metrics.json", other | change)
         cli(["compare", str(copy.path()), str(second)])
         assert "NOT COMPARABLE" in capsys.readouterr().out
     assert cli(["compare", str(tmp_path / "none")]) == 2 and "run step 4" in capsys.readouterr().err
@@ -211,19 +215,19 @@ def test_refusals(copy, tmp_path):
             evaluate.evaluate(cfg)
 
     other = student.save(_net(8, 2, 4, seed=9), tmp_path / "other.pth")
-    refused(_with(copy, teacher=str(other)), store.StoreError, "teacher_sha256.*trained on")
+    refused(_with(copy, teacher=str(other)), files.StoreError, "teacher_sha256.*trained on")
     student.save(_net(24, 8, 2, seed=0), copy.path("student_model.pth"))
     refused(copy, evaluate.EvaluateError, "x2 student: set scale=2")
     copy.path("student_model.pth").unlink()
     refused(copy, evaluate.EvaluateError, "run step 3 first")
-    refused(_with(copy, workdir=str(tmp_path / "none")), store.StoreError, "run step 1 first")
+    refused(_with(copy, workdir=str(tmp_path / "none")), files.StoreError, "run step 1 first")
 
 
 def test_vgg_distance_is_reported_where_its_weights_are(copy, tmp_path):
     vgg = losses.load_vgg("random")
     torch.save(vgg.features.state_dict(), tmp_path / "vgg.pth")
     done = evaluate.evaluate(_with(copy, loss__vgg=str(tmp_path / "vgg.pth")))
-    result = store.read_json(done.metrics)
+    result = files.read_json(done.metrics)
     assert all(model["vgg"] > 0 for model in result["models"].values())
     assert "vgg.pth" in result["protocol"]["vgg"] and "VGG19 o." in done.table
 
@@ -231,7 +235,7 @@ def test_vgg_distance_is_reported_where_its_weights_are(copy, tmp_path):
 def test_same_size_sharpening(tmp_path):
     cfg = _workdir(tmp_path, scale=1)
     done = evaluate.evaluate(cfg)
-    models = store.read_json(done.metrics)["models"]
+    models = files.read_json(done.metrics)["models"]
     assert models["teacher"]["psnr_y_teacher"] is None and models["bicubic"]["psnr_y_teacher"] > 0
     assert models["teacher"]["gmac_256"] == pytest.approx(16 * student.gmac(_net(8, 2, 4, 0)))
     assert "untouched" in done.table and "untouched" in done.headline
@@ -271,7 +275,7 @@ def test_report_is_self_contained(ready):
 
 
 def test_report_says_plainly_what_is_so(ready):
-    result = store.read_json(ready[1].metrics)
+    result = files.read_json(ready[1].metrics)
     result["teacher"]["stand_in"] = True
     result["teacher"]["name"] = "student_x4_m"
     models = result["models"]

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_utils import export, student
+from kd_utils import export
 from kd_utils.__main__ import main
+from kd_utils.common.tensors import CheckpointError
 from kd_utils.config import ConfigError, shipped
-from kd_utils.tensors import CheckpointError
+from kd_utils.models import student
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
 

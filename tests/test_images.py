@@ -17,8 +17,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
-from kd_utils import encode, images
-from kd_utils.images import ImageError, Photo
+from kd_utils.imaging import reading, writing
+from kd_utils.imaging.reading import ImageError, Photo
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -45,7 +45,7 @@ def file(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def written(photo: Photo, suffix: str) -> bytes:
-    return b"".join(encode.encode(photo, suffix))
+    return b"".join(writing.encode(photo, suffix))
 
 
 # ---- reading
@@ -55,9 +55,9 @@ def written(photo: Photo, suffix: str) -> bytes:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once_and_the_rest_of_exif_kept(kind, orientation):
     data = file(Image.fromarray(picture()), kind, exif=exif(orientation))
-    photo = images.read(data)
+    photo = reading.read(data)
     np.testing.assert_array_equal(photo.pixels, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    again = images.read(written(photo, ".png"))
+    again = reading.read(written(photo, ".png"))
     np.testing.assert_array_equal(again.pixels, photo.pixels)
     block = Image.Exif()
     block.load(again.exif)
@@ -78,19 +78,19 @@ def test_palette_bilevel_and_gray_with_alpha():
     rgba = np.dstack([picture(), picture(c=1)])
     rgba[..., 3] = np.where(rgba[..., 3] > 128, 255, 0)
     palette = Image.fromarray(rgba).quantize(16)
-    photo = images.read(file(palette, "PNG"))
+    photo = reading.read(file(palette, "PNG"))
     np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), palette.convert("RGBA"))
     opaque = Image.fromarray(picture()).quantize(16)
-    np.testing.assert_array_equal(images.read(file(opaque, "GIF")).pixels, opaque.convert("RGB"))
+    np.testing.assert_array_equal(reading.read(file(opaque, "GIF")).pixels, opaque.convert("RGB"))
     bilevel = Image.fromarray(picture(c=1)[..., 0]).convert("1")
-    assert set(np.unique(images.read(file(bilevel, "PNG")).pixels)) == {0, 255}
+    assert set(np.unique(reading.read(file(bilevel, "PNG")).pixels)) == {0, 255}
     mixed = Image.merge("LA", [Image.fromarray(picture(c=1)[..., 0]), Image.fromarray(rgba[..., 3])])
-    gray = images.read(file(mixed, "PNG"))
+    gray = reading.read(file(mixed, "PNG"))
     np.testing.assert_array_equal(np.dstack([gray.pixels, gray.alpha]), mixed)
     key = file(Image.fromarray(picture()), "PNG", transparency=tuple(int(v) for v in picture()[0, 0]))
-    assert images.read(key).alpha[0, 0] == 0  # tRNS on RGB
+    assert reading.read(key).alpha[0, 0] == 0  # tRNS on RGB
     deep = picture(c=1, dtype=np.uint16)
-    read = images.read(file(Image.fromarray(deep[..., 0]), "PNG", transparency=int(deep[0, 0, 0])))
+    read = reading.read(file(Image.fromarray(deep[..., 0]), "PNG", transparency=int(deep[0, 0, 0])))
     np.testing.assert_array_equal(read.pixels, deep)  # and on 16-bit gray
     np.testing.assert_array_equal(read.alpha == 0, (deep == deep[0, 0])[..., 0])
 
@@ -120,9 +120,9 @@ def cmyk_profile() -> bytes:
 
 def test_cmyk_is_converted_through_its_own_profile():
     inks = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    plain = images.read(file(inks, "TIFF"))
+    plain = reading.read(file(inks, "TIFF"))
     assert plain.pixels[8, 8].tolist() == [0, 255, 255]  # without a profile: Pillow's formula
-    odd = images.read(file(inks, "JPEG", icc_profile=cmyk_profile(), quality=100))
+    odd = reading.read(file(inks, "JPEG", icc_profile=cmyk_profile(), quality=100))
     assert odd.icc is None and odd.pixels.shape == (16, 16, 3)
     lab = cv2.cvtColor(odd.pixels[8:9, 8:9].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0, 0]
     np.testing.assert_allclose(lab, (60, 60, 40), atol=3)  # what the profile says of full cyan
@@ -130,7 +130,7 @@ def test_cmyk_is_converted_through_its_own_profile():
 
 def test_mpo_of_a_phone_is_read_as_its_main_picture():
     data = file(Image.fromarray(picture()), "MPO", save_all=True, append_images=[Image.fromarray(picture(8, 8))])
-    assert images.read(data).pixels.shape == (23, 37, 3)
+    assert reading.read(data).pixels.shape == (23, 37, 3)
 
 
 def test_list_images_is_sorted_and_leaves_out_what_is_hidden(tmp_path):
@@ -138,15 +138,15 @@ def test_list_images_is_sorted_and_leaves_out_what_is_hidden(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in images.list_images(tmp_path)] == ["a/z.jpg", "b.PNG", "c.webp"]
+    assert [p.relative_to(tmp_path).as_posix() for p in reading.list_images(tmp_path)] == ["a/z.jpg", "b.PNG", "c.webp"]
     with pytest.raises(ImageError, match="not a folder"):
-        images.list_images(tmp_path / "none")
+        reading.list_images(tmp_path / "none")
 
 
 def test_read_rgb_lays_alpha_over_white():
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = 0, 128, 255
-    assert images.read_rgb(file(Image.fromarray(rgba), "PNG"))[0, :, 0].tolist() == [255, 127, 0]
+    assert reading.read_rgb(file(Image.fromarray(rgba), "PNG"))[0, :, 0].tolist() == [255, 127, 0]
 
 
 # ---- bad input: each is one ImageError that names the file
@@ -216,30 +216,30 @@ def test_a_bad_file_is_one_clear_error(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(make())
     with pytest.raises(ImageError, match=says) as e:
-        images.read(path)
+        reading.read(path)
     assert str(path) in str(e.value) and ": " in str(e.value)  # the file, and the remedy behind the colon
 
 
 def test_missing_folder_and_no_permission(tmp_path):
     with pytest.raises(ImageError, match="No such file"):
-        images.read(tmp_path / "none.png")
+        reading.read(tmp_path / "none.png")
     with pytest.raises(ImageError, match="cannot be read"):
-        images.read(tmp_path)
+        reading.read(tmp_path)
     with tempfile.TemporaryDirectory() as open_to_all:
         os.chmod(open_to_all, 0o755)
         path = Path(open_to_all, "secret.png")
         path.write_bytes(file(Image.fromarray(picture()), "PNG"))
         path.chmod(0)
         code = (  # root may read everything: become nobody first
-            "import os, sys; from kd_utils import images\n"
+            "import os, sys; from kd_utils.imaging import reading\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"
-            "try: images.read(sys.argv[1])\n"
-            "except images.ImageError as e: print(e)"
+            "try: reading.read(sys.argv[1])\n"
+            "except reading.ImageError as e: print(e)"
         )
         run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert "secret.png cannot be read (Permission denied)" in run.stdout
 
 
 def test_comments_in_a_pnm_header_cost_no_time():
-    assert images._peak(b"P5\n" + b"# a # b\n" * 9 + b"4 4 # " + b" #" * 400 + b"\n65535\n") == 65535
-    assert images._peak(b"P5\n" + b" #" * 400 + b" no end") == 0
+    assert reading._peak(b"P5\n" + b"# a # b\n" * 9 + b"4 4 # " + b" #" * 400 + b"\n65535\n") == 65535
+    assert reading._peak(b"P5\n" + b" #" * 400 + b" no end") == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_utils import losses
+from kd_utils.training import losses
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kd_utils import metrics
+from kd_utils.evaluation import metrics
 
 
 def _pairs():

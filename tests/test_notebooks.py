@@ -17,7 +17,7 @@ import pytest
 
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
-from kd_utils.run import form_of, numbered
+from kd_utils.run_notebooks import form_of, numbered
 
 FRONT_DOOR = ROOT / "notebooks" / f"{pipeline.FRONT_DOOR}.ipynb"
 NOTEBOOKS = [*numbered(), FRONT_DOOR]
@@ -149,7 +149,7 @@ def test_the_run_ends_well_and_says_so(ran):
 
 
 def test_it_leaves_the_artefacts_of_every_step(ran):
-    from kd_utils import student
+    from kd_utils.models import student
 
     for name in ("crops/index.json", "labels/index.json", "train/student/curve.png", "eval/report.html"):
         assert (ran.workdir / name).is_file(), name

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from kd_utils import optim
+from kd_utils.training import optimizers
 
 
 def descend(opt, params, loss, steps):
@@ -17,7 +17,7 @@ def descend(opt, params, loss, steps):
 def test_vectors_get_plain_adam():
     target = torch.linspace(-1, 1, 7)
     ours, theirs = (torch.nn.Parameter(torch.zeros(7)) for _ in range(2))
-    descend(optim.SOAP([ours], 0.01), [ours], lambda p: (p - target).pow(4).sum(), 25)
+    descend(optimizers.SOAP([ours], 0.01), [ours], lambda p: (p - target).pow(4).sum(), 25)
     adam = torch.optim.Adam([theirs], 0.01, (0.95, 0.95), eps=1e-8)
     descend(adam, [theirs], lambda p: (p - target).pow(4).sum(), 25)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
@@ -37,7 +37,7 @@ def test_soap_is_ahead_of_adam_where_the_axes_are_not_the_weights():
     for name in ("adam", "soap"):
         w, loss = badly_conditioned()
         start = loss(w).item()
-        ends[name] = descend(optim.make(name, [w], 0.02, [0.9, 0.99]), [w], loss, 400) / start
+        ends[name] = descend(optimizers.make(name, [w], 0.02, [0.9, 0.99]), [w], loss, 400) / start
     assert ends["soap"] < ends["adam"] / 100 < 1e-4, ends
 
 
@@ -50,10 +50,10 @@ def test_it_goes_on_from_its_saved_state_to_the_same_bits(dtype):
     def f(p):
         return loss(p.float())
 
-    descend(optim.SOAP([whole], 0.01), [whole], f, 25)
-    first = optim.SOAP([part], 0.01)
+    descend(optimizers.SOAP([whole], 0.01), [whole], f, 25)
+    first = optimizers.SOAP([part], 0.01)
     descend(first, [part], f, 13)
-    again = optim.SOAP([part], 0.01)
+    again = optimizers.SOAP([part], 0.01)
     again.load_state_dict(copy.deepcopy(first.state_dict()))
     descend(again, [part], f, 12)
     assert torch.equal(whole, part)
@@ -61,7 +61,7 @@ def test_it_goes_on_from_its_saved_state_to_the_same_bits(dtype):
 
 def test_its_bases_stay_orthonormal():
     w, loss = badly_conditioned()
-    opt = optim.SOAP([w], 0.01)
+    opt = optimizers.SOAP([w], 0.01)
     descend(opt, [w], loss, 60)
     for side, n in (("QL", 5), ("QR", 18)):
         q = opt.state[w][side]
@@ -77,8 +77,8 @@ def test_bases_are_found_in_float64_where_the_solver_fails_in_float32(monkeypatc
             raise torch.linalg.LinAlgError("too many repeated eigenvalues")
         return eigh(m)
 
-    want = optim._eigenvectors(matrix)
+    want = optimizers._eigenvectors(matrix)
     monkeypatch.setattr(torch.linalg, "eigh", fails)
-    got = optim._eigenvectors(matrix)
+    got = optimizers._eigenvectors(matrix)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.T @ matrix @ got, want.T @ matrix @ want)

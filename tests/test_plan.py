@@ -16,8 +16,9 @@ from PIL import Image
 from test_images import BAD, picture
 from test_sharpen import run, save
 
-from kd_utils import images, sharpen
+from kd_utils import sharpen
 from kd_utils.__main__ import main
+from kd_utils.imaging import reading
 
 
 def test_files_folders_and_globs_keep_their_structure(tmp_path, models, capsys):
@@ -27,7 +28,7 @@ def test_files_folders_and_globs_keep_their_structure(tmp_path, models, capsys):
     assert run(tmp_path / "in", out, model=models[4]) == 0
     found = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
     assert found == {"a.jpg", "deep/b.png", "deep/er/c.webp"}
-    assert images.read_rgb(out / "deep" / "b.png").shape == (23 * 4, 37 * 4, 3)
+    assert reading.read_rgb(out / "deep" / "b.png").shape == (23 * 4, 37 * 4, 3)
     assert "3 sharpened" in capsys.readouterr().out
     assert run(tmp_path / "in" / "**" / "*.*", tmp_path / "glob", model=models[4]) == 0
     assert {p.relative_to(tmp_path / "glob").as_posix() for p in (tmp_path / "glob").rglob("*.*")} == found
@@ -44,7 +45,7 @@ def test_what_is_done_is_skipped_and_overwrite_redoes_it(tmp_path, models, capsy
     assert run(source, tmp_path / "out", model=models[4]) == 0
     assert (tmp_path / "out" / "a.png").read_bytes() == b"mine" and "1 skipped" in capsys.readouterr().out
     assert main(["sharpen", str(source), str(tmp_path / "out"), "--model", models[4], "--overwrite"]) == 0
-    assert images.read_rgb(tmp_path / "out" / "a.png").shape[0] == 92
+    assert reading.read_rgb(tmp_path / "out" / "a.png").shape[0] == 92
     # an output folder inside the input folder is no input
     assert run(tmp_path / "in", tmp_path / "in" / "out", model=models[4]) == 0
     assert run(tmp_path / "in", tmp_path / "in" / "out", model=models[4]) == 0
@@ -145,7 +146,7 @@ def test_a_png_keeps_its_name_beside_a_gif(tmp_path, models):
     save(tmp_path / "still.png", picture(8, 8))
     Image.fromarray(picture()).save(tmp_path / "other.gif")
     assert run(tmp_path, tmp_path / "out", model=models[4]) == 0
-    sizes = {p.name: images.read_rgb(p).shape[:2] for p in (tmp_path / "out").iterdir()}
+    sizes = {p.name: reading.read_rgb(p).shape[:2] for p in (tmp_path / "out").iterdir()}
     assert sizes == {"still.png": (32, 32), "still.gif.png": (92, 148), "other.png": (92, 148)}
 
 

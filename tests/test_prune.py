@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from kd_utils import prune, student
+from kd_utils.common.tensors import bicubic
 from kd_utils.config import shipped
-from kd_utils.student import StudentError
-from kd_utils.tensors import bicubic
+from kd_utils.models import pruning, student
+from kd_utils.models.student import StudentError
 
 
 def distinct(feat, convs):
@@ -30,7 +30,7 @@ def error(a, b):
 
 def test_nothing_cut_is_the_same_network(crops):
     big = distinct(8, 3)
-    assert error(prune.prune(big, 8, 3, crops), big) < 1e-3
+    assert error(pruning.prune(big, 8, 3, crops), big) < 1e-3
 
 
 def test_what_grew_is_cut_back(crops):
@@ -38,7 +38,7 @@ def test_what_grew_is_cut_back(crops):
     small = distinct(8, 3)
     big = student.grow(small, 16, 7)
     assert error(big, small) < 1e-5
-    cut = prune.prune(big, 8, 3, crops)
+    cut = pruning.prune(big, 8, 3, crops)
     assert (cut.feat, cut.convs) == (8, 3)
     assert error(cut, small) < 1e-3
 
@@ -49,7 +49,7 @@ def test_of_a_trained_student_more_is_left_than_bicubic(crops):
     new = bicubic(torch.rand(4, 3, 8, 8), (24, 24)).clamp(0, 1)
     with torch.no_grad():
         taught = big(new)
-        cut = [prune.prune(big, *size, x)(new) for size in ((24, 8), (16, 8))]
+        cut = [pruning.prune(big, *size, x)(new) for size in ((24, 8), (16, 8))]
         off = [(out - taught).square().mean().item() for out in cut]
         plain = (bicubic(new, (96, 96)) - taught).square().mean().item()
     assert off[0] < off[1] < plain
@@ -60,16 +60,16 @@ def test_channels_that_predict_are_chosen():
     conv = torch.nn.Conv2d(6, 5, 3, padding=1)
     with torch.no_grad():
         conv.weight[:, [0, 2, 3, 5]] = 0
-        assert prune._channels(x, conv(x), 2) == [1, 4]
+        assert pruning._channels(x, conv(x), 2) == [1, 4]
 
 
 def test_layers_that_do_without_are_left_out():
     kept = list(range(6))
-    prune._shorten(kept, 4, lambda a, b: {(1, 3): 0.1, (1, 4): 0.9, (3, 5): 0.2}.get((a, b), 0.5), lambda: None)
+    pruning._shorten(kept, 4, lambda a, b: {(1, 3): 0.1, (1, 4): 0.9, (3, 5): 0.2}.get((a, b), 0.5), lambda: None)
     assert kept == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("size, scale", [((16, 3), 4), ((8, 4), 4), ((8, 3), 1)])
 def test_a_size_that_the_network_does_not_hold_is_refused(size, scale, crops):
     with pytest.raises(StudentError, match=r"cannot be cut out of a x\d network of 8x3: neither number"):
-        prune.prune(student.build("8x3", scale), *size, crops)
+        pruning.prune(student.build("8x3", scale), *size, crops)

@@ -11,11 +11,11 @@ import nbformat
 import pytest
 import torch
 
-from kd_utils import device
-from kd_utils import run as runner
+from kd_utils import run_notebooks
 from kd_utils.__main__ import main
+from kd_utils.common import devices
 from kd_utils.config import ConfigError
-from kd_utils.run import Echo, RunError, UsageError, parameters_of, select
+from kd_utils.run_notebooks import Echo, RunError, UsageError, parameters_of, select
 
 
 def notebook(path, *cells, tag="parameters"):
@@ -63,7 +63,7 @@ def two(tmp_path):
 def run(folder, tmp_path, **kw):
     out = io.StringIO()
     try:
-        return runner.run("quick", tmp_path / "work dir", folder=folder, out=out, **kw), out.getvalue()
+        return run_notebooks.run("quick", tmp_path / "work dir", folder=folder, out=out, **kw), out.getvalue()
     finally:
         print(out.getvalue())
 
@@ -81,7 +81,7 @@ def test_a_failing_cell_is_named_kept_and_the_next_run_goes_on(two, tmp_path, mo
     kept = json.loads((runs / "02_two.ipynb").read_text())
     assert any(o.get("ename") == "OSError" for c in kept["cells"] for o in c.get("outputs", []))
     word, big, overrides, cwd, python = json.loads((tmp_path / "work dir" / "one.jsonl").read_text())
-    assert (word, big, cwd) == ("a=b c", True, str(runner.ROOT))
+    assert (word, big, cwd) == ("a=b c", True, str(run_notebooks.ROOT))
     assert shlex.split(overrides) == sets, "quotes survive papermill and the notebook"
     assert python == sys.executable, "the kernel is this interpreter, although none is installed"
 
@@ -112,7 +112,7 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
         with pytest.raises(UsageError, match=message):
             run(two, tmp_path, parameters=given, sets=sets)
     with pytest.raises(UsageError, match="-p photo=none.jpg: there is no such file"):
-        runner.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
+        run_notebooks.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UsageError, match=r"--workdir .* cannot be written \(Not a directory\): choose another folder"):
         run(two, tmp_path / "file")
@@ -121,7 +121,7 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
     with pytest.raises(ConfigError, match="train.steps"):
         run(two, tmp_path, sets=["train.stepz=5"])
     with pytest.raises(ConfigError, match="full"):
-        runner.run("fast", tmp_path / "w", folder=two)
+        run_notebooks.run("fast", tmp_path / "w", folder=two)
     with pytest.raises(UsageError, match="no such notebook; there are 01_one, 02_two"):
         run(two, tmp_path, only="03")
     assert not (tmp_path / "work dir").exists(), "nothing ran"
@@ -193,7 +193,7 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     (tmp_path / "here" / "photos").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m", "drive=backup"]  # backup: not there yet
-    runner.run("quick", "w", only="01", sets=sets, folder=two, out=io.StringIO())
+    run_notebooks.run("quick", "w", only="01", sets=sets, folder=two, out=io.StringIO())
     overrides = json.loads((tmp_path / "here" / "w" / "one.jsonl").read_text())[2]
     assert shlex.split(overrides) == [
         f"data.photos={tmp_path / 'here' / 'photos'}", *sets[1:3], f"drive={tmp_path / 'here' / 'backup'}"
@@ -215,8 +215,8 @@ def test_drive_is_a_tick_of_the_form(two, tmp_path):
 def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
-    monkeypatch.setattr(device, "has_fast_bf16", lambda: True)
-    monkeypatch.setattr(device, "pick", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda: True)
+    monkeypatch.setattr(devices, "pick", lambda: torch.device("cpu"))
     main(["doctor"])
     out = capsys.readouterr().out
     for expected in (

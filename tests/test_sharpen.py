@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from test_images import SRGB, exif, picture
 
-from kd_utils import colour, encode, images, sharpen, tiles
+from kd_utils import sharpen
 from kd_utils.__main__ import main
-from kd_utils.images import Photo
-from kd_utils.tensors import CheckpointError
+from kd_utils.common.tensors import CheckpointError
+from kd_utils.imaging import colors, reading, writing
+from kd_utils.imaging.reading import Photo
+from kd_utils.models import tiling
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,8 @@ def test_depth_channels_profile_and_exif_come_along(tmp_path, models, scale):
     for suffix in (".png", ".tif"):
         for dtype, c in ((np.uint8, 1), (np.uint8, 3), (np.uint16, 3), (np.uint16, 1)):
             photo = Photo(picture(21, 35, c, dtype), None, SRGB, exif(6).tobytes())
-            photo = images.read(b"".join(encode.encode(photo, suffix)))  # turned upright here
-            done = images.read(b"".join(encode.encode(sharpen.apply(tool, photo), suffix)))
+            photo = reading.read(b"".join(writing.encode(photo, suffix)))  # turned upright here
+            done = reading.read(b"".join(writing.encode(sharpen.apply(tool, photo), suffix)))
             assert done.pixels.shape == (35 * scale, 21 * scale, c) and done.pixels.dtype == dtype
             block = Image.Exif()
             block.load(done.exif)
@@ -58,12 +60,12 @@ def test_alpha_has_no_halo(tool):
     alpha = np.clip((20 - np.hypot(x - 32, y - 32)) * 128 + 128, 0, 255).astype(np.uint8)
     rgb = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, 2)
     plain = sharpen.Tool(
-        lambda x: sharpen.bicubic(x, (256, 256)), tiles.Reach(4, 4, 1, 1000), 4, 4, tool.device, Path()
+        lambda x: sharpen.bicubic(x, (256, 256)), tiling.Reach(4, 4, 1, 1000), 4, 4, tool.device, Path()
     )
-    naive = tiles.to_canvas(plain.net, plain.reach, rgb, tile=100)
+    naive = tiling.to_canvas(plain.net, plain.reach, rgb, tile=100)
     done = sharpen.apply(plain, Photo(rgb, alpha))
-    assert images.over_white(done.pixels, done.alpha).min() >= 254
-    assert images.over_white(naive, done.alpha).min() < 240  # what the fill is for
+    assert reading.over_white(done.pixels, done.alpha).min() >= 254
+    assert reading.over_white(naive, done.alpha).min() < 240  # what the fill is for
     assert done.alpha[0, 0] == 0 and done.alpha[128, 128] == 255
     wide = cv2.resize(alpha, (256, 256), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(done.alpha, wide)
@@ -73,12 +75,12 @@ def test_hidden_colours_are_filled_and_seen_ones_kept():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (37, 53, 3), np.uint8)
     alpha = np.where(rng.random((37, 53)) > 0.7, 200, 0).astype(np.uint8)
-    filled = colour.fill_clear(pixels, alpha)
+    filled = colors.fill_clear(pixels, alpha)
     np.testing.assert_array_equal(filled[alpha > 0], pixels[alpha > 0])
     pixels[...] = (10, 200, 30)
     pixels[alpha == 0] = 255
-    assert (colour.fill_clear(pixels, alpha) == (10, 200, 30)).all()
-    assert (colour.fill_clear(pixels, np.zeros_like(alpha)) == pixels).all()  # nothing to go by
+    assert (colors.fill_clear(pixels, alpha) == (10, 200, 30)).all()
+    assert (colors.fill_clear(pixels, np.zeros_like(alpha)) == pixels).all()  # nothing to go by
 
 
 @pytest.mark.parametrize("scale", [4, 2, 1])
@@ -87,7 +89,7 @@ def test_colours_do_not_drift(tmp_path, models, scale):
     tool = sharpen.load(models[scale], scale, "cpu")
     worst = 0
     for pixels in (picture(60, 90), picture(61, 47)[::-1], np.full((33, 33, 3), 100, np.uint8)):
-        canvas = tiles.to_canvas(tool.step(), tool.reach, pixels)
+        canvas = tiling.to_canvas(tool.step(), tool.reach, pixels)
         worst = max(worst, np.abs(canvas.mean((0, 1)) - pixels.mean((0, 1))).max())
         done = sharpen.apply(tool, Photo(pixels)).pixels
         assert np.abs(done.mean((0, 1)) - pixels.mean((0, 1))).max() < 0.5
@@ -168,7 +170,7 @@ def test_animated_and_cmyk_and_palette_in_one_folder(tmp_path, models, capsys):
 def test_the_student_that_ships_needs_no_options(tmp_path):
     source = save(tmp_path / "a.png", picture(16, 16))
     done = sharpen.sharpen(source, tmp_path / "out", device="cpu")
-    assert len(done.written) == 1 and images.read_rgb(done.written[0]).shape == (64, 64, 3)
+    assert len(done.written) == 1 and reading.read_rgb(done.written[0]).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_a_bigtiff_is_sharpened_as_any_other(tmp_path, models, dtype):
     tifffile.imwrite(tmp_path / "big.tif", pixels, bigtiff=True, photometric="rgb", description="words", metadata=None)
     for name in ("out.tif", "out.png"):
         assert run(tmp_path / "big.tif", tmp_path / name, model=models[4]) == 0
-        done = images.read(tmp_path / name)
+        done = reading.read(tmp_path / name)
         assert done.pixels.shape == (64, 96, 3) and done.pixels.dtype == dtype
         block = Image.Exif()
         block.load(done.exif)

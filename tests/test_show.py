@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_utils import show
+from kd_utils.evaluation import figures
 
 
 @pytest.fixture
@@ -24,19 +24,21 @@ def photo():
 
 
 def test_most_detailed(photo):
-    first = show.most_detailed(photo, 32)
+    first = figures.most_detailed(photo, 32)
     assert first == (96, 32, 128, 64)
-    second = show.most_detailed(photo, 24, [first])
+    second = figures.most_detailed(photo, 24, [first])
     assert second[0] >= 128 + 12 and second[1] <= 40, "the other patch, clear of the first"
-    left, top, right, bottom = show.most_detailed(photo[:96, :96], 32, [(32, 32, 64, 64)])
+    left, top, right, bottom = figures.most_detailed(photo[:96, :96], 32, [(32, 32, 64, 64)])
     assert right <= 32 or left >= 64 or bottom <= 32 or top >= 64, "beside the first where there is room for no gap"
-    assert show.most_detailed(photo, 500)[1::2] == (0, 120), "never larger than the image"
-    assert show.most_detailed(photo, 32, [(0, 0, 200, 120)]) == first, "overlaps where there is no room"
+    assert figures.most_detailed(photo, 500)[1::2] == (0, 120), "never larger than the image"
+    assert figures.most_detailed(photo, 32, [(0, 0, 200, 120)]) == first, "overlaps where there is no room"
 
 
 def test_panel(photo):
     box = (96, 32, 128, 64)
-    sheet = show.panel({"input": photo[::4, ::4], "bicubic": photo, "original": photo}, [box], "a caption", column=128)
+    sheet = figures.panel(
+        {"input": photo[::4, ::4], "bicubic": photo, "original": photo}, [box], "a caption", column=128
+    )
     assert sheet.size == (10 + 3 * 138, 40 + round(128 * 120 / 200) + 10 + 138 + 34)
     pixels = np.asarray(sheet)
     top = 40 + 77 + 10
@@ -45,20 +47,22 @@ def test_panel(photo):
     assert np.array_equal(inside, wanted), "a zoom shows the image's own pixels"
     squares = pixels[top + 16 : top + 112, 10 + 16 : 10 + 112].reshape(6, 16, 6, 16, 3)
     assert (squares == squares[:, :1, :, :1]).all(), "the small input is shown by squares"
-    again = show.panel({"input": photo[::4, ::4], "bicubic": photo, "original": photo}, [box], "a caption", column=128)
+    again = figures.panel(
+        {"input": photo[::4, ::4], "bicubic": photo, "original": photo}, [box], "a caption", column=128
+    )
     assert again.tobytes() == sheet.tobytes()
 
 
 def test_panel_of_a_portrait_keeps_its_shape(photo):
     tall = np.ascontiguousarray(photo.transpose(1, 0, 2)).repeat(2, axis=0)
-    sheet = show.panel({"a": tall, "b": tall}, [], column=150)
+    sheet = figures.panel({"a": tall, "b": tall}, [], column=150)
     assert sheet.size == (10 + 2 * 160, 40 + 200 + 10)
 
 
 def test_grid(photo):
-    sheet = show.grid([(f"image {i}", photo) for i in range(5)], columns=3, cell=100)
+    sheet = figures.grid([(f"image {i}", photo) for i in range(5)], columns=3, cell=100)
     assert sheet.size == (10 + 3 * 110, 5 + 2 * 140)
-    assert show.grid([("one", photo)]).width == 10 + 250
+    assert figures.grid([("one", photo)]).width == 10 + 250
 
 
 def test_curve_leaves_out_what_is_missing():
@@ -68,24 +72,24 @@ def test_curve_leaves_out_what_is_missing():
     history = {"step": steps, "loss": [1 / s for s in steps], "lr": [1e-3] * 120, "valid": []}
     for i, score in ((60, 30.0), (120, 31.0)):
         history["valid"].append({"step": i, "psnr_y_teacher": score, "psnr_y": None})
-    image = show.curve(history, "student s")
+    image = figures.curve(history, "student s")
     assert image.mode == "RGB" and image.size == (1000, 360)
-    assert image.tobytes() == show.curve(history, "student s").tobytes()
-    assert show.curve({"step": [], "loss": [], "valid": []}).size == (1000, 360)
+    assert image.tobytes() == figures.curve(history, "student s").tobytes()
+    assert figures.curve({"step": [], "loss": [], "valid": []}).size == (1000, 360)
     assert pyplot.get_fignums() == [], "no figure is left in pyplot's global state"
 
 
 def test_data_uri(photo):
     for kind in ("png", "jpeg"):
-        head, data = show.data_uri(photo, kind).split(",")
+        head, data = figures.data_uri(photo, kind).split(",")
         assert head == f"data:image/{kind};base64"
         back = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
         assert np.array_equal(back, photo) if kind == "png" else np.abs(back.astype(int) - photo).mean() < 3
 
 
 def test_slider_is_self_contained(photo):
-    page = show.slider(photo[::4, ::4], photo, ('in <put> "x"', "student"))
-    assert page == show.slider(photo[::4, ::4], photo, ('in <put> "x"', "student")), "the same every time"
+    page = figures.slider(photo[::4, ::4], photo, ('in <put> "x"', "student"))
+    assert page == figures.slider(photo[::4, ::4], photo, ('in <put> "x"', "student")), "the same every time"
     assert page.count("data:image/jpeg;base64,") == 2 and page.count("pixelated") == 1
     assert not re.search(r"https?:|<script|<link|@import", page)
     assert "<put>" not in page and " id=" not in page
@@ -94,5 +98,5 @@ def test_slider_is_self_contained(photo):
 
 def test_the_most_detailed_square_of_a_thin_picture_has_a_side():
     for shape in ((1, 9000, 3), (2, 2, 3), (1, 1, 3)):
-        left, top, right, bottom = show.most_detailed(np.zeros(shape, np.uint8), 0)
+        left, top, right, bottom = figures.most_detailed(np.zeros(shape, np.uint8), 0)
         assert right - left == bottom - top == 1

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from server import BODY, HTML, sha256
 
+from kd_utils.common.downloads import CHUNK
+from kd_utils.common.sources import SOURCES, Source, SourceError, fetch
 from kd_utils.config import ROOT
-from kd_utils.sources import SOURCES, Source, SourceError, fetch
-from kd_utils.transfer import CHUNK
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def closed_port() -> str:
 
 def child(source: Source, before: str = "") -> subprocess.Popen:
     """Another process that fetches `source`."""
-    code = f"{before}\nfrom kd_utils import sources as s\ns.SOURCES['tiny'] = s.Source(**{asdict(source)!r})\n"
+    code = f"{before}\nfrom kd_utils.common import sources as s\ns.SOURCES['tiny'] = s.Source(**{asdict(source)!r})\n"
     code += "try: s.fetch('tiny')\nexcept s.SourceError as e: raise SystemExit(f'SourceError: {e}')"
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=-1, stderr=-1)
 
@@ -242,7 +242,7 @@ def test_a_killed_download_goes_on(site, entry, cache):
 def test_div2k_over_a_line_that_breaks_twice_becomes_crops(site, cache, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from kd_utils import data
+    from kd_utils import prepare
     from kd_utils.config import make
 
     train = div2k_zip(tmp_path / "DIV2K_train_HR.zip", ("astronaut", "motorcycle_left", "motorcycle_right", "ihc"))
@@ -257,11 +257,11 @@ def test_div2k_over_a_line_that_breaks_twice_becomes_crops(site, cache, tmp_path
         row = replace(SOURCES[name], url=f"{site.url}/{file}", bytes=len(body), sha256=sha256(body), mirrors=())
         monkeypatch.setitem(SOURCES, name, row)
     sets = "data.photos=DIV2K data.valid_count=1 data.crops_per_photo=3 data.test_side=64 data.crop=64 loss.crop=16"
-    made = data.prepare(make("quick", sets, workdir=str(tmp_path / "w")))
+    made = prepare.prepare(make("quick", sets, workdir=str(tmp_path / "w")))
     assert len(site.asked) == 3 and site.asked[1:] == [f"bytes={CHUNK * n}-" for n in (3, 10)]
     assert made.photos == {"train": 3, "valid": 1, "test": 2} and made.crops["train"] == 9
     # one's own test photos: DIV2K's are not downloaded
     (cache / "DIV2K_valid_HR.zip").unlink()
     mine = f"{sets} data.test_photos={mirror / 'DIV2K_valid_HR.zip'}"
-    assert data.prepare(make("quick", mine, workdir=str(tmp_path / "mine"))).photos["test"] == 2
+    assert prepare.prepare(make("quick", mine, workdir=str(tmp_path / "mine"))).photos["test"] == 2
     assert not (cache / "DIV2K_valid_HR.zip").exists()

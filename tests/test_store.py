@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import store
-from kd_utils.store import StoreError
+from kd_utils.common import files
+from kd_utils.common.files import StoreError
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def arrays():
 
 
 def test_round_trip_is_memory_mapped_and_repeats_to_the_byte(tmp_path, arrays):
-    a = store.save_arrays(tmp_path / "a.safetensors", arrays, {"b": 1, "a": [2]})
-    b = store.save_arrays(tmp_path / "other-name", arrays, {"a": [2], "b": 1})
+    a = files.save_arrays(tmp_path / "a.safetensors", arrays, {"b": 1, "a": [2]})
+    b = files.save_arrays(tmp_path / "other-name", arrays, {"a": [2], "b": 1})
     assert a.read_bytes() == b.read_bytes()
-    back, meta = store.load_arrays(a, verify=True)
-    assert meta == {"a": [2], "b": 1} == store.read_meta(a)
+    back, meta = files.load_arrays(a, verify=True)
+    assert meta == {"a": [2], "b": 1} == files.read_meta(a)
     assert isinstance(back["lr"].base.base, np.memmap) or isinstance(back["lr"].base, np.memmap)
     np.testing.assert_array_equal(back["lr"], arrays["lr"])
     assert back["hr"].shape == (0, 2, 2, 3)
@@ -32,54 +32,56 @@ def test_round_trip_is_memory_mapped_and_repeats_to_the_byte(tmp_path, arrays):
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="cannot be written"):
-        store.write_json(tmp_path / "file" / "x" / "a.json", {})
+        files.write_json(tmp_path / "file" / "x" / "a.json", {})
 
 
 def test_the_official_safetensors_reader_reads_it(tmp_path, arrays):
     from safetensors.numpy import load_file
 
-    back = load_file(store.save_arrays(tmp_path / "a.safetensors", arrays, {}))
+    back = load_file(files.save_arrays(tmp_path / "a.safetensors", arrays, {}))
     np.testing.assert_array_equal(back["lr"], arrays["lr"])
 
 
 def test_damage_is_found(tmp_path, arrays):
-    path = store.save_arrays(tmp_path / "a.safetensors", arrays, {})
+    path = files.save_arrays(tmp_path / "a.safetensors", arrays, {})
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    store.load_arrays(path)  # the quick look sees the length only
+    files.load_arrays(path)  # the quick look sees the length only
     with pytest.raises(StoreError, match="checksum"):
-        store.load_arrays(path, verify=True)
+        files.load_arrays(path, verify=True)
     path.write_bytes(data[:-1])
     with pytest.raises(StoreError, match="cut short"):
-        store.read_meta(path)
+        files.read_meta(path)
     path.write_bytes(b"hello")
     with pytest.raises(StoreError, match="a.safetensors is damaged"):
-        store.load_arrays(path)
+        files.load_arrays(path)
     with pytest.raises(StoreError, match="missing"):
-        store.load_arrays(tmp_path / "none")
+        files.load_arrays(tmp_path / "none")
 
 
 def test_only_uint8(tmp_path):
     with pytest.raises(TypeError, match="not uint8"):
-        store.save_arrays(tmp_path / "a", {"x": np.zeros(3)}, {})
+        files.save_arrays(tmp_path / "a", {"x": np.zeros(3)}, {})
 
 
 def test_torch_bytes_do_not_depend_on_the_name(tmp_path):
-    a, b = (store.write_torch(tmp_path / n, {"w": torch.ones(2)}).read_bytes() for n in ("a.pth", "b.pth"))
+    a, b = (files.write_torch(tmp_path / n, {"w": torch.ones(2)}).read_bytes() for n in ("a.pth", "b.pth"))
     assert a == b
 
 
 def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError):
-        store.write_json(tmp_path / "a.json", {"x": float("nan")})
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not (tmp_path / "a.json").exists()
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "big"
-    store.write_bytes(path, b"old")
-    code = "import sys; from kd_utils import store\nwhile True: store.write_bytes(sys.argv[1], bytes(50_000_000))"
+    files.write_bytes(path, b"old")
+    code = (
+        "import sys; from kd_utils.common import files\nwhile True: files.write_bytes(sys.argv[1], bytes(50_000_000))"
+    )
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
     deadline = time.time() + 60
     while path.read_bytes()[:3] == b"old" and time.time() < deadline:
@@ -92,13 +94,13 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
 
 def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     path = tmp_path / "f"
-    store.write_bytes(path, b"old")
+    files.write_bytes(path, b"old")
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from kd_utils import store\n"
-        "try: store.write_bytes(sys.argv[1], bytes(5000))\n"
-        "except store.StoreError as e: print(e)"
+        "from kd_utils.common import files\n"
+        "try: files.write_bytes(sys.argv[1], bytes(5000))\n"
+        "except files.StoreError as e: print(e)"
     )
     out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
     assert "cannot be written" in out and "free some space" in out
@@ -106,6 +108,6 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
 
 
 def test_require_same_names_the_difference():
-    store.require_same("x", {"a": 1}, {"a": 1}, "")
+    files.require_same("x", {"a": 1}, {"a": 1}, "")
     with pytest.raises(StoreError, match="data.crop was 64, now 128.*Delete it"):
-        store.require_same("crops", {"data.crop": 64}, {"data.crop": 128}, "Delete it.")
+        files.require_same("crops", {"data.crop": 64}, {"data.crop": 128}, "Delete it.")

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: floors, sizes, and documents that name what is there."""
+"""The rules of the house that a machine can check: who may import whom, and documents that name what is there."""
 
 import ast
 import re
@@ -8,79 +8,69 @@ import pytest
 
 from kd_utils.config import ROOT
 
-FLOORS = [
-    {
-        "config",
-        "presets",
-        "overrides",
-        "device",
-        "sources",
-        "transfer",
-        "images",
-        "store",
-        "tensors",
-        "encode",
-        "colour",
-        "timing",
-        "deep",
-    },
-    {
-        "kernels",
-        "degrade",
-        "student",
-        "losses",
-        "objective",
-        "metrics",
-        "tiles",
-        "checkpoint",
-        "show",
-        "report",
-        "page",
-        "optim",
-        "feed",
-        "photos",
-        "plan",
-        "prune",
-    },
-    {"teacher", "data", "export"},
-    {"begin", "train", "validate", "costs", "evaluate", "sharpen"},
+PACKAGE = ROOT / "kd_utils"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Folders and files at the top of kd_utils, from the ground up: each imports from its own line or from one above it.
+DIRECTION = [
+    {"common"},
+    {"imaging"},
+    {"config", "presets", "overrides", "workdir"},
+    {"models"},
+    {"provenance"},
+    {"evaluation"},
+    {"data"},
+    {"training"},
+    {"prepare", "label", "train", "evaluate", "sharpen", "export", "doctor"},
     {"colab"},
-    {"run", "__main__"},
+    {"run_notebooks"},
+    {"__main__"},
 ]
-MODULES = sorted((ROOT / "kd_utils").glob("*.py"))
 
 
-def floor(module: str) -> int:
-    return next(i for i, names in enumerate(FLOORS) if module in names)
+def dotted(path: Path) -> str:
+    """``kd_utils/models/student.py`` as ``models.student``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level == 1 or (node.module or "").startswith("kd_utils")):
-            module = (node.module or "").removeprefix("kd_utils").lstrip(".")
-            names |= {module} if module else {a.name for a in node.names}
-    return names & set.union(*FLOORS)
+    """The modules of kd_utils that a file imports anywhere, also within functions, as ``models.student``."""
+    known = {dotted(p) for p in MODULES}
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kd_utils":
+            module = node.module.removeprefix("kd_utils").lstrip(".")
+            found |= {f"{module}.{alias.name}".lstrip(".") for alias in node.names} | {module}
+    return found & known
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_a_module_imports_from_its_floor_or_below(path):
-    if path.stem == "__init__":
-        return
+def level(module: str) -> int:
+    top = module.split(".")[0]
+    return next(n for n, names in enumerate(DIRECTION) if top in names)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem != "__init__"], ids=dotted)
+def test_imports_only_downwards(path):
     for name in imports(path):
-        assert floor(name) <= floor(path.stem), f"{path.name} imports {name}, which is above it"
+        assert level(name) <= level(dotted(path)), f"{dotted(path)} imports {name}, which stands above it"
 
 
-def test_no_two_modules_import_each_other():
-    graph = {p.stem: imports(p) for p in MODULES}
-    for name in graph:
-        seen, todo = set(), list(graph[name])
+def test_no_import_circles():
+    graph = {dotted(p): imports(p) for p in MODULES}
+    for start in graph:
+        seen, todo = set(), list(graph[start])
         while todo:
             at = todo.pop()
-            assert at != name, f"{name} imports itself through {seen}"
+            assert at != start, f"{start} imports itself through {seen}"
             if at not in seen:
                 seen.add(at)
                 todo += graph[at]
+
+
+def test_imports_are_absolute():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.ImportFrom) or not node.level, f"{path}, line {node.lineno}"
 
 
 def test_nothing_unpickles_unsafely():

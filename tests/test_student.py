@@ -2,9 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_utils import config, student
-from kd_utils.student import StudentError
-from kd_utils.tensors import CheckpointError
+from kd_utils import config
+from kd_utils.common.tensors import CheckpointError
+from kd_utils.models import student
+from kd_utils.models.student import StudentError
 
 
 def random_student(size, scale, expand=4):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils import student, teacher
+from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import make
-from kd_utils.teacher import TeacherError
-from kd_utils.tensors import to_tensor, to_uint8
+from kd_utils.models import student, teacher
+from kd_utils.models.teacher import TeacherError
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +128,11 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
     from dataclasses import replace
 
-    from kd_utils import sources, transfer
+    from kd_utils.common import downloads, sources
 
     closed = "http://127.0.0.1:9/RealESRGAN_x4plus_anime_6B.pth"
     monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
-    monkeypatch.setattr(transfer, "PAUSES", ())
+    monkeypatch.setattr(downloads, "PAUSES", ())
     with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
         teacher.load("anime_6B")
 
@@ -146,19 +146,20 @@ def test_border_cost_falls_away_from_the_border(shared, photo):
 
 
 def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
-    from kd_utils import data, store
+    from kd_utils import prepare
+    from kd_utils.common import files
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
     sets += " loss.crop=16"
     cfg = make("quick", sets, workdir=str(tmp_path))
-    with pytest.raises(store.StoreError, match="run step 1 first"):
+    with pytest.raises(files.StoreError, match="run step 1 first"):
         teacher.label(cfg)
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     first = teacher.label(cfg)
     assert first.made == first.crops == 6 * 3 + 2
     path = tmp_path / "labels" / "train-00000.safetensors"
     labels = path.read_bytes()
-    assert store.load_arrays(path)[0]["label"].shape == (18, 64, 64, 3)
+    assert files.load_arrays(path)[0]["label"].shape == (18, 64, 64, 3)
     assert teacher.label(cfg).made == 0  # done work is kept
     path.write_bytes(labels[:-1000])
     assert teacher.label(cfg).made == 18  # half-done work is not taken for done
@@ -178,27 +179,28 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
     assert path.read_bytes() == labels
     # hours of labels, perhaps another run's that are linked here, are not lost to a mistyped teacher
     other = make("quick", f"{sets} teacher=student_x4_s", workdir=str(tmp_path))
-    with pytest.raises(store.StoreError, match=r'teacher was "small", now "student_x4_s".*or delete .*labels'):
+    with pytest.raises(files.StoreError, match=r'teacher was "small", now "student_x4_s".*or delete .*labels'):
         teacher.label(other)
     assert path.read_bytes() == labels
 
 
 def test_bf16_labels_differ_by_rounding_only(tmp_path, small, capsys, monkeypatch):
-    from kd_utils import data, store
+    from kd_utils import prepare
+    from kd_utils.common import files
 
-    monkeypatch.setattr(teacher.dev, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
+    monkeypatch.setattr(teacher.devices, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
     sets += " loss.crop=16 device=cpu"
-    data.prepare(make("quick", sets, workdir=str(tmp_path / "fp32")))
+    prepare.prepare(make("quick", sets, workdir=str(tmp_path / "fp32")))
     (tmp_path / "bf16").mkdir()
     (tmp_path / "bf16" / "crops").symlink_to(tmp_path / "fp32" / "crops")
     made = {}
     for dtype in ("fp32", "bf16"):
         cfg = make("quick", f"{sets} label.dtype={dtype}", workdir=str(tmp_path / dtype))
         teacher.label(cfg)
-        made[dtype] = store.load_arrays(cfg.path("labels", "train-00000.safetensors"))[0]["label"].astype(int)
-    with pytest.raises(store.StoreError, match='dtype was "fp32", now "bf16"'):  # not taken for these
+        made[dtype] = files.load_arrays(cfg.path("labels", "train-00000.safetensors"))[0]["label"].astype(int)
+    with pytest.raises(files.StoreError, match='dtype was "fp32", now "bf16"'):  # not taken for these
         teacher.label(make("quick", f"{sets} label.dtype=bf16", workdir=str(tmp_path / "fp32")))
     off = np.abs(made["bf16"] - made["fp32"])
     assert "slow label.dtype fp32\n" in (said := capsys.readouterr().out) and "slow label.dtype bf16\n" in said
@@ -220,12 +222,13 @@ def test_bf16_labels_of_a_network_that_ends_in_a_convolution(scale, photo):
 
 
 def test_labels_that_are_not_finite_are_refused(tmp_path, small, monkeypatch):
-    from kd_utils import data, store
+    from kd_utils import prepare
+    from kd_utils.common import files
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=1 data.valid_crops_per_photo=1 data.test_side=64"
     cfg = make("quick", f"{sets} loss.crop=16 device=cpu", workdir=str(tmp_path))
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     monkeypatch.setattr(teacher, "target", lambda net, x, *_: torch.full((len(x), 3, 64, 64), torch.nan))
     with pytest.raises(TeacherError, match="not finite in float32 on cpu: .* try label.dtype=fp32"):
         teacher.label(cfg)
-    assert not list(cfg.path("labels").glob("*")) and store.read_json(cfg.path("crops", "index.json"))
+    assert not list(cfg.path("labels").glob("*")) and files.read_json(cfg.path("crops", "index.json"))

@@ -13,15 +13,18 @@ import pytest
 import torch
 from training import config, difference, weights
 
-from kd_utils import checkpoint, colab, data, feed, losses, objective, optim, store, student, teacher, train
-from kd_utils import device as dev
+from kd_utils import colab, prepare, train
+from kd_utils.common import devices, files
 from kd_utils.config import make
+from kd_utils.data import crops
+from kd_utils.models import student, teacher
 from kd_utils.train import TrainError
+from kd_utils.training import checkpoints, losses, objective, optimizers
 
 
 def test_it_learns_and_leaves_what_it_promises(trained):
     cfg, out, seen = trained
-    history = store.read_json(out.history)
+    history = files.read_json(out.history)
     assert history["step"][-1] == 12 and len(history["valid"]) == 2
     assert history["loss"][-1] < history["loss"][0]
     assert np.isfinite(history["valid"][-1]["psnr_y_teacher"])
@@ -31,7 +34,7 @@ def test_it_learns_and_leaves_what_it_promises(trained):
     assert meta["provenance"]["labels.teacher"] == "teacher" and meta["versions"]["torch"]
     assert student.load(out.no_teacher).meta["provenance"]["loss.teacher"] == 0
     assert difference(out.student, out.no_teacher) > 1e-4
-    assert len(checkpoint.found(cfg.path("train", "student"))) == cfg.train.keep
+    assert len(checkpoints.found(cfg.path("train", "student"))) == cfg.train.keep
 
 
 def test_done_work_is_kept(trained):
@@ -47,15 +50,15 @@ def test_a_killed_run_goes_on_exactly_where_it_was(labelled, trained, tmp_path):
     code = "import sys; from kd_utils import config, train; train.train(config.make('quick', sys.argv[1]))"
     child = subprocess.Popen([sys.executable, "-c", code, sets], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not checkpoint.found(tmp_path / "train" / "student") and time.time() < deadline:
+    while not checkpoints.found(tmp_path / "train" / "student") and time.time() < deadline:
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    step, _ = checkpoint.latest(tmp_path / "train" / "student")
+    step, _ = checkpoints.latest(tmp_path / "train" / "student")
     assert 0 < step < 12, "it was not killed midway"
     out = train.train(cfg)
     assert difference(out.student, trained[1].student) == 0
-    assert store.read_json(out.history)["loss"] == store.read_json(trained[1].history)["loss"]
+    assert files.read_json(out.history)["loss"] == files.read_json(trained[1].history)["loss"]
 
 
 def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_path):
@@ -63,7 +66,7 @@ def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_p
     whole = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
     train.train(whole)
     assert (drive / "student_model.pth").read_bytes() == (tmp_path / "a" / "student_model.pth").read_bytes()
-    kept = checkpoint.found(drive / "train" / "student")
+    kept = checkpoints.found(drive / "train" / "student")
     assert len(kept) == 3
     kept[0].unlink()  # as if it had stopped before the last one
     again = train.train(config(labelled, tmp_path / "b", f"train.baseline=no drive={drive}"))
@@ -94,7 +97,7 @@ def test_a_drive_that_is_given_later_has_what_was_made_before(labelled, tmp_path
     train.train(config(labelled, tmp_path / "a", f"drive={drive}"))
     for name in ("student_model.pth", "train/student/history.json", "train/no_teacher/student_model.pth"):
         assert (drive / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-    with pytest.raises(store.StoreError) as e:
+    with pytest.raises(files.StoreError) as e:
         train.train(config(labelled, tmp_path / "a", f"drive={drive} train.lr=0.5"))
     for path in (tmp_path / "a", drive):  # the remedy names both places of both
         assert str(path / "train" / "student") in str(e.value) and str(path / "student_model.pth") in str(e.value)
@@ -113,15 +116,15 @@ def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, 
     train.train(cfg)
     (tmp_path / "student_model.pth").unlink()
     folder = tmp_path / "train" / "student"
-    for path in checkpoint.found(folder)[:-1]:
+    for path in checkpoints.found(folder)[:-1]:
         path.unlink()
-    step, state = checkpoint.latest(folder)
+    step, state = checkpoints.latest(folder)
     assert step == 8
     del state["provenance"]["loss.perceptual_gt"]  # a key that came later
     state["scaler"] = {}  # from a device that needs none
-    checkpoint.save(folder, 8, state, keep=1)
+    checkpoints.save(folder, 8, state, keep=1)
     # where there is one, as on a T4
-    monkeypatch.setattr(train.dev, "autocast", lambda *_: dev.Amp(torch.float32, True))
+    monkeypatch.setattr(train.devices, "autocast", lambda *_: devices.Amp(torch.float32, True))
     assert difference(train.train(cfg).student, trained[1].student) < 1e-6
 
 
@@ -147,9 +150,9 @@ def test_adam_goes_on_on_another_device(fused):
     x, scaler, made = torch.ones(3), torch.amp.GradScaler("cpu", init_scale=2.0), []
     for kind in (not fused, fused):
         p = torch.nn.Parameter(torch.zeros(3))
-        opt = optim.make("adam", [p], 0.1, [0.9, 0.99], fused=kind)
+        opt = optimizers.make("adam", [p], 0.1, [0.9, 0.99], fused=kind)
         if made:
-            optim.restore(opt, made[0])
+            optimizers.restore(opt, made[0])
             assert opt.param_groups[0]["fused"] == fused
         scaler.scale((p * x).sum()).backward()
         scaler.step(opt)
@@ -189,20 +192,20 @@ def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, of
     done = torchrun("-m", "kd_utils", "train", *pairs)
     assert done.returncode == 0, done.stderr[-2000:]
     assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
-    loss = [store.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
+    loss = [files.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
     np.testing.assert_allclose(*loss, rtol=10 * off)  # in fp32 they part by rounding, on some CPUs soon
     if one.no_teacher:  # the second training of the same processes
         assert difference(one.no_teacher, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
 
 
 def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train.dev, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
+    monkeypatch.setattr(train.devices, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
     more = "train.dtype=bf16 train.baseline=no device=cpu"
     runs = [train.train(config(labelled, tmp_path / n, more)) for n in "ab"]
     assert capsys.readouterr().out.count("slow train.dtype bf16\n") == 2
     assert difference(runs[0].student, runs[1].student) == 0
     assert weights(runs[0].student)["body.0.weight"].dtype == torch.float32
-    loss = [np.array(store.read_json(r.history)["loss"]) for r in (runs[0], trained[1])]
+    loss = [np.array(files.read_json(r.history)["loss"]) for r in (runs[0], trained[1])]
     off = np.abs(loss[0] / loss[1] - 1)
     assert 0 < off[0] < 0.01 and off.max() < 0.2  # the first is the same network's; then small differences grow
 
@@ -218,37 +221,37 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(labelled,
     train.train(cfg)
     (tmp_path / "student_model.pth").unlink()
     folder = tmp_path / "train" / "student"
-    good = checkpoint.found(folder)[2]
-    step, state = checkpoint.latest(folder)
-    for newer in checkpoint.found(folder)[:2]:
+    good = checkpoints.found(folder)[2]
+    step, state = checkpoints.latest(folder)
+    for newer in checkpoints.found(folder)[:2]:
         newer.unlink()
     state["net"]["body.2.weight"] += 1e38
-    checkpoint.save(folder, 9, state, keep=3)
+    checkpoints.save(folder, 9, state, keep=3)
     with pytest.raises(TrainError, match="not finite at step 10; the last good checkpoint is kept.*Lower train.lr"):
         train.train(cfg)
-    assert good.exists() and [p.name[:13] for p in checkpoint.found(folder)] == ["step-00000009", "step-00000008"]
+    assert good.exists() and [p.name[:13] for p in checkpoints.found(folder)] == ["step-00000009", "step-00000008"]
     assert not (tmp_path / "student_model.pth").exists()
 
 
 def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path):
-    with pytest.raises(store.StoreError, match="train.lr was 0.001, now 0.01.*delete"):
+    with pytest.raises(files.StoreError, match="train.lr was 0.001, now 0.01.*delete"):
         train.train(make("quick", f"{labelled[1]} train.lr=0.01", workdir=str(trained[0].workdir)))
-    with pytest.raises(store.StoreError, match="data.crop was 32, now 64"):
+    with pytest.raises(files.StoreError, match="data.crop was 32, now 64"):
         train.train(config(labelled, tmp_path, "data.crop=64"))
     torch.manual_seed(9)
     other = student.save(student.build("s"), tmp_path / "other.pth")
-    with pytest.raises(store.StoreError, match="teacher was"):
+    with pytest.raises(files.StoreError, match="teacher was"):
         train.train(config(labelled, tmp_path, f"teacher={other}"))
     folder = (tmp_path / "labels").resolve()
     (tmp_path / "labels").unlink()
     shutil.copytree(folder, tmp_path / "labels")
     shard = next((tmp_path / "labels").glob("train-*"))
-    arrays, meta = store.load_arrays(shard)
-    store.save_arrays(shard, {k: v.copy() for k, v in arrays.items()}, meta | {"teacher": "another"})
-    with pytest.raises(store.StoreError, match=f"{shard.name} was made under.*teacher was .another.*Run step 2 again"):
+    arrays, meta = files.load_arrays(shard)
+    files.save_arrays(shard, {k: v.copy() for k, v in arrays.items()}, meta | {"teacher": "another"})
+    with pytest.raises(files.StoreError, match=f"{shard.name} was made under.*teacher was .another.*Run step 2 again"):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
     shutil.rmtree(tmp_path / "labels")
-    with pytest.raises(store.StoreError, match="run step 2 first"):
+    with pytest.raises(files.StoreError, match="run step 2 first"):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
 
 
@@ -264,18 +267,18 @@ def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_
 def test_other_scales_train(labelled, tmp_path, scale):
     sets = f"{labelled[1]} scale={scale} train.steps=2 train.baseline=no student.expand=0 loss.gt=0.5 loss.fft=0.01"
     cfg = make("quick", sets, workdir=str(tmp_path))
-    data.prepare(cfg)
+    prepare.prepare(cfg)
     teacher.label(cfg)
     assert student.load(train.train(cfg).student).scale == scale
 
 
 def test_what_a_step_sees_depends_on_seed_and_step_alone():
-    ids, turns, spots = feed.draw(3, 7, 8, 20)
-    again = feed.draw(3, 7, 8, 20)
+    ids, turns, spots = crops.draw(3, 7, 8, 20)
+    again = crops.draw(3, 7, 8, 20)
     assert all((a == b).all() for a, b in zip((ids, turns, spots), again, strict=True))
-    epoch = np.concatenate([feed.draw(3, s, 4, 20)[0] for s in range(5)])
+    epoch = np.concatenate([crops.draw(3, s, 4, 20)[0] for s in range(5)])
     assert sorted(epoch) == list(range(20))
-    assert (feed.draw(4, 7, 8, 20)[0] != ids).any()
+    assert (crops.draw(4, 7, 8, 20)[0] != ids).any()
 
 
 def test_schedules():

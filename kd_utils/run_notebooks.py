@@ -23,9 +23,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-from .colab import FORM, absolute
-from .config import ROOT, make
-from .overrides import unknown_key
+from kd_utils.colab import FORM, absolute
+from kd_utils.config import ROOT, make
+from kd_utils.overrides import unknown_key
 
 NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
@@ -284,7 +284,7 @@ def _kernel(out: TextIO) -> Iterator[None]:
 
 def summary(ran: Ran, workdir: str | Path) -> str:
     """The scores, if the evaluation was among the notebooks, and where everything is."""
-    from . import report
+    from kd_utils.evaluation import report
 
     workdir = Path(workdir).expanduser().resolve()
     lines = [""]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from . import report
+from kd_utils.evaluation import report
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#16181d;--soft:#5d6673;--line:#e3e6eb;--ground:#fbfbfc;--card:#fff;

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .images import ImageError, Photo, over_white, to_uint8
+from kd_utils.imaging.reading import ImageError, Photo, over_white, to_uint8
 
 SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # at most, in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .config import ConfigError
+from kd_utils.config import ConfigError
 
 
 class Ranks(NamedTuple):

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import store
-from .tensors import CheckpointError, read_checkpoint
+from kd_utils.common import files
+from kd_utils.common.tensors import CheckpointError, read_checkpoint
 
 # width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
 SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
@@ -129,7 +129,7 @@ def save(net: Student, path: str | Path, meta: dict[str, Any] | None = None) -> 
     """Fused, fp32, on the CPU, as ``{"params": state_dict, "meta": {...}}``: what Compact readers open."""
     plain = fuse(net).float().cpu()
     state = {k: v.contiguous() for k, v in plain.state_dict().items()}
-    return store.write_torch(path, {"params": state, "meta": {"scale": net.scale} | (meta or {})})
+    return files.write_torch(path, {"params": state, "meta": {"scale": net.scale} | (meta or {})})
 
 
 def load(path: str | Path) -> Student:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import losses
-from .config import Config
+from kd_utils.config import Config
+from kd_utils.training import losses
 
 
 def loss_of(

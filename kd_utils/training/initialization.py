@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import prune, student, teacher
-from .config import Config
-from .feed import Crops
-from .tensors import to_tensor
+from kd_utils.common.tensors import to_tensor
+from kd_utils.config import Config
+from kd_utils.data.crops import Crops
+from kd_utils.models import pruning, student, teacher
 
 ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted on fewer is worse than a random start
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
@@ -38,7 +38,7 @@ def settled(cfg: Config, index: dict[str, Any]) -> Config:
         try:
             big = student.load(teacher.find(cfg.teacher))
             count = sum(e["count"] for e in index["shards"] if e["split"] == "train")
-            fits = prune.holds(big, *student.shape(cfg.student.size)) and _enough(cfg, count, big)
+            fits = pruning.holds(big, *student.shape(cfg.student.size)) and _enough(cfg, count, big)
         except student.StudentError:
             pass  # of another kind
     return replace(cfg, train=replace(cfg.train, init="teacher" if fits else ""))
@@ -81,4 +81,4 @@ def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.St
     ids = np.random.default_rng([seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
     place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
     lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
-    return prune.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu()
+    return pruning.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu()

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import metrics, show, store, student
-from .config import Config
-from .feed import Crops
-from .tensors import to_tensor, to_uint8
+from kd_utils.common import files
+from kd_utils.common.tensors import to_tensor, to_uint8
+from kd_utils.config import Config
+from kd_utils.data.crops import Crops
+from kd_utils.evaluation import figures, metrics
+from kd_utils.models import student
 
 SHOWN = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
 
@@ -54,8 +56,8 @@ def validate(
         for title, batch in (("LR", lr), ("student", out), ("teacher", label), ("original", hr))
     ][:12]
     folder = cfg.path("train", name)
-    store.write_json(folder / "history.json", history)
-    store.write_png(folder / "curve.png", show.curve(history))
-    store.write_png(folder / "valid.png", show.grid(pictures, columns=4))
+    files.write_json(folder / "history.json", history)
+    files.write_png(folder / "curve.png", figures.curve(history))
+    files.write_png(folder / "valid.png", figures.grid(pictures, columns=4))
     if watch:
         watch(Watch(name, history, pictures))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .student import Student, StudentError
+from kd_utils.models.student import Student, StudentError
 
 TAPS = 9  # of a 3x3 kernel
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import device as dev
-from . import report, student, teacher, timing
-from .config import Config
-from .tensors import enlarged
+from kd_utils.common import devices
+from kd_utils.common.tensors import enlarged
+from kd_utils.config import Config
+from kd_utils.evaluation import report, timing
+from kd_utils.models import student, teacher
 
 
 @torch.inference_mode()
@@ -30,7 +31,7 @@ def measure(
         "student": lambda: students["student"](x),
         "teacher": lambda: teacher.target(teach, x, cfg.scale, cfg.label.input_scale),
     }
-    half = dev.half(device)
+    half = devices.half(device)
 
     def waited(run: Callable[[], Tensor]) -> None:
         with torch.autocast(device.type, half, enabled=half != torch.float32):

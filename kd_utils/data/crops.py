@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import store
-from .config import Config
+from kd_utils.common import files
+from kd_utils.config import Config
 
 
 class Crops:
@@ -19,8 +19,8 @@ class Crops:
     def __init__(self, cfg: Config, index: dict[str, Any], part: str):
         self.shards = []
         for e in (e for e in index["shards"] if e["split"] == part):
-            crops, _ = store.load_arrays(cfg.path("crops", e["file"]))
-            labels, _ = store.load_arrays(cfg.path("labels", e["file"]))
+            crops, _ = files.load_arrays(cfg.path("crops", e["file"]))
+            labels, _ = files.load_arrays(cfg.path("labels", e["file"]))
             self.shards.append((crops["lr"], labels["label"], crops["hr"]))
         self.starts = np.cumsum([0] + [len(s[0]) for s in self.shards])
 

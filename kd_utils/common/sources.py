@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from . import transfer
+from kd_utils.common import downloads
 
 CACHE = "~/.cache/imagesharpening-kd"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -139,7 +139,7 @@ def _is_html(path: Path) -> bool:
 def _download(source: Source, path: Path) -> None:
     """Try each place in turn; called under the file's lock."""
     part = path.with_name(path.name + ".part")
-    need, free = source.bytes - transfer.size(part), shutil.disk_usage(path.parent).free
+    need, free = source.bytes - downloads.size(part), shutil.disk_usage(path.parent).free
     if free < need:
         raise SourceError(_no_room(source.file, path.parent, f"{need:,} bytes needed, {free:,} free"))
     mirror = os.environ.get("KD_MIRROR")
@@ -150,10 +150,10 @@ def _download(source: Source, path: Path) -> None:
             os.replace(part, path)
             _stamped(source, path, leave=True)
             return
-        except transfer.Failed as e:
+        except downloads.Failed as e:
             failures.append(f"{place}: {e}")
             print(failures[-1], file=sys.stderr)
-    kept = f" ({transfer.size(part):,} of {source.bytes:,} bytes are kept)" if part.exists() else ""
+    kept = f" ({downloads.size(part):,} of {source.bytes:,} bytes are kept)" if part.exists() else ""
     raise SourceError(
         f"{source.file} could not be downloaded:\n  "
         + "\n  ".join(failures)
@@ -168,9 +168,9 @@ def _take(source: Source, place: str, part: Path) -> None:
     try:
         with tqdm(total=source.bytes, desc=source.file, unit="B", unit_scale=True, mininterval=0.5) as bar:
             if place.startswith(("http://", "https://")):
-                transfer.get(place, part, source.bytes, bar)
+                downloads.get(place, part, source.bytes, bar)
             else:
-                transfer.copy(place.removeprefix("file://"), part, bar)
+                downloads.copy(place.removeprefix("file://"), part, bar)
     except OSError as e:
         if e.errno in NO_ROOM:
             raise SourceError(_no_room(source.file, part.parent, e.strerror)) from e
@@ -178,7 +178,7 @@ def _take(source: Source, place: str, part: Path) -> None:
     if wrong := _wrong(source, part):
         part.unlink()
         if not resumed:
-            raise transfer.Failed(wrong)
+            raise downloads.Failed(wrong)
         _take(source, place, part)  # what was kept of an earlier try may have been the wrong part
 
 
@@ -203,7 +203,7 @@ def _fetch_drive(url: str, folder: Path) -> Path:
             if isinstance(e, OSError) and e.errno in NO_ROOM:
                 raise SourceError(_no_room(url, folder, e.strerror)) from e
             raise SourceError(
-                f"{url} could not be downloaded from Google Drive ({transfer.reason(e)[:300]}). {by_hand}"
+                f"{url} could not be downloaded from Google Drive ({downloads.reason(e)[:300]}). {by_hand}"
             ) from e
         here = next(partly.glob("[!.]*"), None)
         if not here or _is_html(here):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import store
+from kd_utils.common import files
 
 NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
 
@@ -27,9 +27,9 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path 
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
-    path = store.write_bytes(folder / f"step-{step:08d}-{store.sha256(data)[:12]}.pt", data)
+    path = files.write_bytes(folder / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
     if drive:
-        store.keep(path, drive / path.name)
+        files.keep(path, drive / path.name)
     for place in filter(None, (folder, drive)):
         with suppress(OSError):  # what cannot be removed now is removed the next time
             if not (place / path.name).is_file():
@@ -56,7 +56,7 @@ def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
         except OSError as e:
             print(f"checkpoint {path} cannot be read ({e.strerror}): trying the one before it")
             continue
-        if store.sha256(data)[:12] != digest:
+        if files.sha256(data)[:12] != digest:
             print(f"checkpoint {path} is damaged: trying the one before it")
             continue
         return int(step), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

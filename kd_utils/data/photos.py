@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import images, sources, store
-from .config import Config
+from kd_utils.common import files, sources
+from kd_utils.config import Config
+from kd_utils.imaging import reading
 
 # The colour photos inside scikit-image, by split; motorcycle left and right are one scene.
 SAMPLES = {
@@ -59,7 +60,7 @@ class Photo:
 
     def pixels(self) -> np.ndarray:
         """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
-        return images.read_rgb(self.bytes(), f"{self.name} of {self.file}" if self.member else self.name)
+        return reading.read_rgb(self.bytes(), f"{self.name} of {self.file}" if self.member else self.name)
 
 
 def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
@@ -72,19 +73,19 @@ def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
         # pictures of our own, panels of test photos among them, are not to be trained on
         own = {work / part for work in works for part in OWN} | (works - {path})
         found = [
-            Photo(p.relative_to(path).as_posix(), p) for p in images.list_images(path) if own.isdisjoint(p.parents)
+            Photo(p.relative_to(path).as_posix(), p) for p in reading.list_images(path) if own.isdisjoint(p.parents)
         ]
     elif path.is_file():
         try:
             with zipfile.ZipFile(path) as z:
-                names = [n for n in z.namelist() if Path(n).suffix.lower() in images.SUFFIXES and not _hidden(n)]
+                names = [n for n in z.namelist() if Path(n).suffix.lower() in reading.SUFFIXES and not _hidden(n)]
         except zipfile.BadZipFile as e:
             raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
         found = [Photo(n, path, n) for n in sorted(names)]
     else:
         raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
     if not found:
-        raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(images.SUFFIXES))})")
+        raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(reading.SUFFIXES))})")
     return found
 
 
@@ -95,7 +96,7 @@ def _hidden(member: str) -> bool:
 
 def _hashed(photos: list[Photo], what: str) -> list[Photo]:
     bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=None if len(photos) < 50 else False, leave=False)
-    return [Photo(p.name, p.file, p.member, store.sha256(p.bytes())) for p in bar]
+    return [Photo(p.name, p.file, p.member, files.sha256(p.bytes())) for p in bar]
 
 
 def split(cfg: Config) -> dict[str, list[Photo]]:
@@ -114,7 +115,7 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
         pool = _hashed(find_photos(str(sources.fetch(zips[0])) if zips else d.photos), "photos")
         total = len(pool)
         test_from = d.test_photos or (str(sources.fetch(zips[1])) if zips else "")
-        pool.sort(key=lambda p: store.digest([cfg.seed, p.sha256]))
+        pool.sort(key=lambda p: files.digest([cfg.seed, p.sha256]))
         parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
         for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):
             if part not in parts:

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .kernels import gaussian, plateau, sinc
-from .tensors import bicubic, to_tensor, to_uint8
+from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
+from kd_utils.data.kernels import gaussian, plateau, sinc
 
 PROFILES = ("bicubic", "light", "two_order", "mixed")
 SCALES = (4, 2, 1)

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import device as dev
-from . import images, store
-from .config import Config, to_dict
-from .degrade import degrade
-from .metrics import luma
-from .photos import DataError, Photo, find_photos, split
+from kd_utils.common import devices, files
+from kd_utils.config import Config, to_dict
+from kd_utils.data.degradations import degrade
+from kd_utils.data.photos import DataError, Photo, find_photos, split
+from kd_utils.evaluation.metrics import luma
+from kd_utils.imaging import reading
 
 CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
 DRAWS = 4  # positions tried per crop wanted, before a photo is taken as too flat or dark for more
@@ -75,7 +75,7 @@ def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.nda
     none = [np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)]
     try:
         pixels = photo.pixels()
-    except images.ImageError as e:
+    except reading.ImageError as e:
         print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
         return *none, 0
     if min(pixels.shape[:2]) < side:
@@ -104,7 +104,7 @@ def test_pair(photo: Photo, cfg: Config) -> Pair:
         )
     y, x = ((n - m) // 2 for n, m in zip(hr.shape[:2], sides, strict=False))
     hr = np.ascontiguousarray(hr[y : y + sides[0], x : x + sides[1]])
-    seed = int(store.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
+    seed = int(files.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
     return Pair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
 
 
@@ -130,11 +130,11 @@ def prepare(cfg: Config) -> Prepared:
     out = cfg.path("crops")
     parts = split(cfg)
     want = provenance(cfg, parts)
-    key = store.digest(want)
+    key = files.digest(want)
     if (out / "index.json").is_file():
-        have = store.read_json(out / "index.json")["provenance"]
-        store.require_same(str(out), have, want, f"Choose another --workdir, or delete {out} to make them again.")
-    rank, world, _ = dev.ranks()
+        have = files.read_json(out / "index.json")["provenance"]
+        files.require_same(str(out), have, want, f"Choose another --workdir, or delete {out} to make them again.")
+    rank, world, _ = devices.ranks()
     # (file, split, maker); tests first: one that cannot be used ends the step, and had better do so early
     jobs: list[tuple[str, str, Callable]] = [
         (f"test-{n:05d}.safetensors", "test", partial(_make_test, photo, cfg)) for n, photo in enumerate(parts["test"])
@@ -148,23 +148,23 @@ def prepare(cfg: Config) -> Prepared:
     done = {
         j[0]
         for j in tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
-        if store.is_made(out / j[0], key=key)
+        if files.is_made(out / j[0], key=key)
     }
     todo = [j for j in jobs[rank::world] if j[0] not in done]
     workers = cfg.workers or min(4, os.cpu_count() or 1)
     bar = tqdm(total=len(todo), desc="crops", unit="shard", disable=rank > 0 or not todo)
     with bar, _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
         for arrays, meta, job in pool.map(lambda j: (*j[2](), j), todo):
-            store.save_arrays(out / job[0], arrays, {"key": key} | meta)
+            files.save_arrays(out / job[0], arrays, {"key": key} | meta)
             done.add(job[0])
             bar.update()
     photos, left = {part: len(v) for part, v in parts.items()}, [j for j in jobs if j[0] not in done]
-    if not all(store.is_made(out / j[0], key=key) for j in left):  # other ranks may have made theirs meanwhile
+    if not all(files.is_made(out / j[0], key=key) for j in left):  # other ranks may have made theirs meanwhile
         return Prepared(out, photos, {}, 0, len(todo))
     shards = []
     for file, part, _ in jobs:
-        arrays, meta = store.load_arrays(out / file)
-        shards.append({"file": file, "split": part, "sha256": store.sha256(arrays["lr"].tobytes()), **meta})
+        arrays, meta = files.load_arrays(out / file)
+        shards.append({"file": file, "split": part, "sha256": files.sha256(arrays["lr"].tobytes()), **meta})
     crops = {part: sum(e["count"] for e in shards if e["split"] == part) for part in parts}
     for part, what in (("train", "training"), ("valid", "validation")):
         if not crops[part]:
@@ -178,8 +178,8 @@ def prepare(cfg: Config) -> Prepared:
     # one whose photos are all too small or flat holds none: nothing to label
     index["shards"] = [e for e in shards if e["split"] != "test" and e["count"]]
     index["test"] = [e for e in shards if e["split"] == "test"]
-    store.write_json(out / "index.json", index)
-    store.only(out, {j[0] for j in jobs})
+    files.write_json(out / "index.json", index)
+    files.only(out, {j[0] for j in jobs})
     return Prepared(out, photos, crops, sum(e.get("refused", 0) for e in shards), len(todo))
 
 
@@ -209,13 +209,13 @@ def read_index(cfg: Config) -> dict[str, Any]:
     """`crops/index.json`, refused where `cfg` asks for other crops. Raises StoreError, or DataError for no photos."""
     path = cfg.path("crops", "index.json")
     if not path.is_file():
-        raise store.StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
-    index = store.read_json(path)
+        raise files.StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
+    index = files.read_json(path)
     want = provenance(cfg, {})
     have = {k: v for k, v in index["provenance"].items() if k != "photos"}
     want.pop("photos")
     remedy = f"Choose another --workdir, or delete {path.parent} to make them again."
-    store.require_same(str(path.parent), have, want, remedy)
+    files.require_same(str(path.parent), have, want, remedy)
     used = index["provenance"]["photos"]
     given = {"data.test_photos": (cfg.data.test_photos, ("test",))}
     if cfg.data.photos not in ("samples", "DIV2K"):  # what the preset says need not be said again in every step
@@ -224,7 +224,7 @@ def read_index(cfg: Config) -> dict[str, Any]:
     for key, (where, parts) in given.items():
         there = {p.name for p in find_photos(where, key)} if where else set()  # by name only: hashing takes long
         if where and (gone := {name for part in parts for name in used[part]} - there):
-            raise store.StoreError(
+            raise files.StoreError(
                 f"{path.parent} was made of other photos than {key}={where} holds now: {min(gone)} is not among them. "
                 f"{remedy}"
             )
@@ -236,6 +236,6 @@ def test_pairs(cfg: Config) -> list[Pair]:
     index = read_index(cfg)
     pairs = []
     for entry in index["test"][: cfg.eval.limit or None]:
-        arrays, meta = store.load_arrays(cfg.path("crops", entry["file"]))
+        arrays, meta = files.load_arrays(cfg.path("crops", entry["file"]))
         pairs.append(Pair(meta["name"], arrays["hr"], arrays["lr"]))
     return pairs

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import data, prune, sources, store, student
-from . import device as dev
-from .config import STAND_INS, TEACHERS, Config, shipped, to_dict
-from .tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
+from kd_utils import prepare
+from kd_utils.common import devices, files, sources
+from kd_utils.common.tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
+from kd_utils.config import STAND_INS, TEACHERS, Config, shipped, to_dict
+from kd_utils.models import pruning, student
 
 
 class TeacherError(ValueError):
@@ -90,7 +91,7 @@ def load(name: str, device: str | torch.device = "cpu") -> Teacher:
         raise TeacherError(f"teacher {name!r}: {e}") from e
     net = _Clamped(net).eval().requires_grad_(False).to(device)
     shown = name if name in TEACHERS + STAND_INS else path.stem
-    return Teacher(net, shown, store.sha256(path), name in STAND_INS, path, architecture)
+    return Teacher(net, shown, files.sha256(path), name in STAND_INS, path, architecture)
 
 
 def _read(path: Path) -> tuple[nn.Module, str]:
@@ -158,7 +159,7 @@ class Labelled:
 
 def identify(name: str) -> tuple[str, str]:
     """The name and the sha256 that a teacher's artefacts carry, without loading it."""
-    return (name if name in TEACHERS + STAND_INS else find(name).stem), store.sha256(find(name))
+    return (name if name in TEACHERS + STAND_INS else find(name).stem), files.sha256(find(name))
 
 
 def provenance(cfg: Config, name: str, sha256: str, crops: str) -> dict[str, Any]:
@@ -175,50 +176,50 @@ def label(cfg: Config) -> Labelled:
     a shard's bytes do not depend on how many took part, as batches never cross a shard's end.
     """
     crops_dir, out = cfg.path("crops"), cfg.path("labels")
-    index = data.read_index(cfg)
-    rank, world, _ = dev.ranks()
-    device = dev.pick(cfg.device)
+    index = prepare.read_index(cfg)
+    rank, world, _ = devices.ranks()
+    device = devices.pick(cfg.device)
     teacher = load(cfg.teacher, device)
     check_input(teacher, cfg.scale, cfg.label.input_scale)
     if cfg.train.init == "teacher":
-        prune.check(teacher.compact(), *student.shape(cfg.student.size))  # said before the labels are made, not after
+        pruning.check(teacher.compact(), *student.shape(cfg.student.size))  # said before the labels are made, not after
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
-    if rank == 0 and (warning := dev.slow(device, "label.dtype", cfg.label.dtype)):
+    if rank == 0 and (warning := devices.slow(device, "label.dtype", cfg.label.dtype)):
         print(warning)
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
     if (out / "index.json").is_file():  # hours of labelling, perhaps another run's (the folder may be linked)
         remedy = f"Choose another --workdir, or delete {out} to make them anew."
-        store.require_same(str(out), store.read_json(out / "index.json"), want, remedy)
+        files.require_same(str(out), files.read_json(out / "index.json"), want, remedy)
     todo = []
     shards = index["shards"]
     for entry in tqdm(
         shards[rank::world], desc="checking labels", unit="shard", delay=3, leave=False, disable=rank > 0
     ):
-        if not store.is_made(out / entry["file"], **want, crops_sha256=entry["sha256"]):
+        if not files.is_made(out / entry["file"], **want, crops_sha256=entry["sha256"]):
             todo.append(entry)
     made = 0
     with tqdm(
         total=sum(e["count"] for e in todo), unit="crop", desc=f"labels by {teacher.name}", disable=rank > 0 or not todo
     ) as bar:
         for entry in todo:
-            lr = store.load_arrays(crops_dir / entry["file"])[0]["lr"]
+            lr = files.load_arrays(crops_dir / entry["file"])[0]["lr"]
             done = [
                 _label_batch(teacher, lr[i : i + cfg.label.batch], cfg, device, bar)
                 for i in range(0, len(lr), cfg.label.batch)
             ]
-            store.save_arrays(
+            files.save_arrays(
                 out / entry["file"], {"label": np.concatenate(done)}, want | {"crops_sha256": entry["sha256"]}
             )
             made += len(lr)
     if rank == 0:
-        store.only(out, {e["file"] for e in shards})
-        store.write_json(out / "index.json", want)
+        files.only(out, {e["file"] for e in shards})
+        files.write_json(out / "index.json", want)
     return Labelled(out, len(shards), sum(e["count"] for e in shards), made, teacher)
 
 
 def _label_batch(teacher: Teacher, lr: np.ndarray, cfg: Config, device: torch.device, bar: Any) -> np.ndarray:
-    dtype = dev.half(device) if cfg.label.dtype == "auto" else dev.autocast(device, cfg.label.dtype).dtype
+    dtype = devices.half(device) if cfg.label.dtype == "auto" else devices.autocast(device, cfg.label.dtype).dtype
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         x = to_tensor(lr, device)
         if dtype == torch.bfloat16:  # a CPU's bf16 kernels want this order; in fp32 it would move the last bits

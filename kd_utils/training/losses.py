@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tensors import CheckpointError, read_checkpoint
+from kd_utils.common.tensors import CheckpointError, read_checkpoint
 
 # name -> (index in torchvision's vgg19().features, Real-ESRGAN's weight)
 LAYERS = {"conv1_2": (2, 0.1), "conv2_2": (7, 0.1), "conv3_4": (16, 1.0), "conv4_4": (25, 1.0), "conv5_4": (34, 1.0)}
@@ -117,7 +117,7 @@ def load_vgg(spec: str | Path, upto: str = "conv3_4", device: torch.device | str
     if str(spec) == "random":
         name, state = "random VGG19 (not ImageNet): fixed Kaiming weights", _random_state(shapes)
     elif str(spec) == "imagenet":
-        from .sources import fetch
+        from kd_utils.common.sources import fetch
 
         name, state = "VGG19 (ImageNet)", _read_state(fetch("vgg19"), shapes, upto)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import encode, images
+from kd_utils.imaging import reading, writing
 
 
 class SharpenError(ValueError):
@@ -42,7 +42,7 @@ def plan(
     if _is_image_name(output) and not os.path.isdir(output):
         if len(found) > 1 or any(Path(item).expanduser().is_dir() for item in inputs):
             raise SharpenError(f"{output} would be one file: name a folder for several photos")
-        encode.check(output.suffix)
+        writing.check(output.suffix)
         single = True
     sources = {source.resolve() for source, _ in found}
     names = {name for _, name in found}
@@ -64,14 +64,14 @@ def plan(
 def _is_image_name(path: Path) -> bool:
     """Whether one who writes such an output means a file."""
     suffix = path.suffix.lower()
-    return suffix in (*images.SUFFIXES, ".heic", ".heif", ".jxl", ".avif") or suffix in Image.registered_extensions()
+    return suffix in (*reading.SUFFIXES, ".heic", ".heif", ".jxl", ".avif") or suffix in Image.registered_extensions()
 
 
 def _expand(item: str, output: Path, failed: list[tuple[str, str]], left_out: Counter[str]) -> list[tuple[Path, Path]]:
     """The files of one input, each with its path below `output`."""
     path = Path(item).expanduser()
     if path.is_dir():
-        found, root = images.list_files(path), path
+        found, root = reading.list_files(path), path
     elif path.exists() or not glob.has_magic(item):
         return [(path, Path(path.name))]  # if it is not there, reading it says so
     else:
@@ -80,8 +80,8 @@ def _expand(item: str, output: Path, failed: list[tuple[str, str]], left_out: Co
     if output.resolve() != root.resolve():  # what earlier runs wrote is no input
         found = [p for p in found if output.resolve() not in p.resolve().parents]
     if path.is_dir():
-        left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in images.SUFFIXES)
-        found = [p for p in found if p.suffix.lower() in images.SUFFIXES]
+        left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in reading.SUFFIXES)
+        found = [p for p in found if p.suffix.lower() in reading.SUFFIXES]
     if not found:
-        failed.append((item, f"{item} holds no images ({', '.join(images.SUFFIXES)}): check the path"))
+        failed.append((item, f"{item} holds no images ({', '.join(reading.SUFFIXES)}): check the path"))
     return [(p, p.relative_to(root)) for p in found]
