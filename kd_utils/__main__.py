@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from kd_utils import __version__
-from kd_utils.config import PRESETS, REPO_SLUG, ROOT, Config, ConfigError, make
+from kd_utils.common.errors import ConfigError, KDError
+from kd_utils.config import PRESETS, REPO_SLUG, ROOT, Config, make
 
 STEPS = {
     "prepare": "step 1: photos into crops",
@@ -42,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is done", file=sys.stderr)
         return 130
-    except Exception as e:
-        if args.debug or not type(e).__module__.startswith("kd_utils"):
-            raise  # not foreseen: the traceback is what helps
+    except KDError as e:
+        if args.debug:
+            raise
         print(f"error: {e}", file=sys.stderr)
-        return 2 if type(e).__name__ in ("ConfigError", "UsageError") else 1
+        return e.exit_code
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kd_utils.common.errors import ColabError
 from kd_utils.config import ROOT, Config, make
 
 MOUNT = Path("/content/drive")
@@ -30,10 +31,6 @@ FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "
 
 NAMES = ("samples", "DIV2K", "imagenet", "random", "teacher", "auto")  # of photos, VGG19 weights, beginnings: no paths
 START = Path.cwd()  # where the notebook was opened, before `setup` goes to the clone
-
-
-class ColabError(RuntimeError):
-    """Something of Colab's (Drive, pip) did not work; the message says what to do."""
 
 
 def in_colab() -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kd_utils.overrides import ConfigError, keys, override
+from kd_utils.common.errors import ConfigError
+from kd_utils.overrides import keys, override
 from kd_utils.presets import PRESETS
 
 REPO_SLUG = "yourusername/ImageSharpening-KD"

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from kd_utils import prepare, train
 from kd_utils.common import devices, files, sources
+from kd_utils.common.errors import EvaluateError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config, make
 from kd_utils.evaluation import costs, figures, metrics, page, report
@@ -30,10 +31,6 @@ from kd_utils.training import initialization, losses
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
 VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
 SLIDER = (720, 960)  # at most this much of a photo (height, width) goes into a slider: the report stays light
-
-
-class EvaluateError(RuntimeError):
-    """Nothing to evaluate, or a student that does not fit the configuration; the message names the remedy."""
 
 
 @dataclass

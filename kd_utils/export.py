@@ -16,16 +16,13 @@ import numpy as np
 from torch import nn
 
 from kd_utils.common import files
-from kd_utils.config import ConfigError, shipped
+from kd_utils.common.errors import ConfigError, ExportError
+from kd_utils.config import shipped
 from kd_utils.models import student
 from kd_utils.models.tiling import probe
 
 OPSET, IR = 17, 8  # old enough for every current reader
 DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
-
-
-class ExportError(ValueError):
-    """A file that cannot be written as asked; the message names the remedy."""
 
 
 def graph(net: student.Student, fp16: bool = False) -> Any:

@@ -9,11 +9,9 @@ import shlex
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from kd_utils.common.errors import ConfigError
+
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """An unknown key, a wrong type or a value out of range; the message names the remedy."""
 
 
 def keys(cfg: Any) -> dict[str, Any]:

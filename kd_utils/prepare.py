@@ -21,9 +21,10 @@ import torch
 from tqdm.auto import tqdm
 
 from kd_utils.common import devices, files
+from kd_utils.common.errors import DataError
 from kd_utils.config import Config, to_dict
 from kd_utils.data.degradations import degrade
-from kd_utils.data.photos import DataError, Photo, find_photos, split
+from kd_utils.data.photos import Photo, find_photos, split
 from kd_utils.evaluation.metrics import luma
 from kd_utils.imaging import reading
 

@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any, TextIO
 
 from kd_utils.colab import FORM, absolute
+from kd_utils.common.errors import RunError, UsageError
 from kd_utils.config import ROOT, make
 from kd_utils.overrides import unknown_key
 
@@ -31,14 +32,6 @@ NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
 PATHS = ("teacher", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos")
 LOG_EVERY = 15  # seconds between two states of a progress bar in a log file
-
-
-class RunError(RuntimeError):
-    """A notebook that cannot be run or failed; the message names it, the cell and the error."""
-
-
-class UsageError(ValueError):
-    """A notebook or parameter that does not exist, or a value of the wrong type."""
 
 
 @dataclass

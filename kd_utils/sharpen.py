@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from kd_utils import export
 from kd_utils.common import devices, files
-from kd_utils.common.tensors import CheckpointError, bicubic, read_checkpoint
+from kd_utils.common.errors import CheckpointError, SharpenError
+from kd_utils.common.tensors import bicubic, read_checkpoint
 from kd_utils.imaging import colors, reading, writing
-from kd_utils.imaging.file_pairs import SharpenError, check_writable, plan
+from kd_utils.imaging.file_pairs import check_writable, plan
 from kd_utils.imaging.reading import Photo
 from kd_utils.models import student, tiling
 

@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 
 from kd_utils import prepare
 from kd_utils.common import devices, files
+from kd_utils.common.errors import TrainError
 from kd_utils.config import INITS, VGGS, Config, filled, to_dict
 from kd_utils.data.crops import Crops, draw
 from kd_utils.models import student, teacher
 from kd_utils.training import checkpoints, initialization, losses, objective, optimizers
-from kd_utils.training.initialization import TrainError
 from kd_utils.training.validation import SHOWN, Watch, validate
 
 NO_TEACHER = "no_teacher"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from kd_utils.config import ConfigError
+from kd_utils.common.errors import ConfigError
 
 
 class Ranks(NamedTuple):

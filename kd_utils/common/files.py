@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-
-class StoreError(RuntimeError):
-    """A file that is damaged or was made under another configuration."""
+from kd_utils.common.errors import StoreError
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> Path:

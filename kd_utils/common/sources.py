@@ -22,13 +22,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kd_utils.common import downloads
+from kd_utils.common.errors import SourceError
 
 CACHE = "~/.cache/imagesharpening-kd"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class SourceError(RuntimeError):
-    """A file that cannot be had, is not what it should be, or cannot be stored; the message says what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or is damaged; the message names the file and the remedy."""
+from kd_utils.common.errors import CheckpointError
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:

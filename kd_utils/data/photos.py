@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from kd_utils.common import files, sources
+from kd_utils.common.errors import DataError
 from kd_utils.config import Config
 from kd_utils.imaging import reading
 
@@ -34,10 +35,6 @@ SAMPLES = {
 
 
 OWN = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is ours
-
-
-class DataError(ValueError):
-    """No photos, too few, or unusable ones; the message names the folder and the remedy."""
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from kd_utils.common.errors import SharpenError
 from kd_utils.imaging import reading, writing
-
-
-class SharpenError(ValueError):
-    """An option that cannot be used; the message names the remedy."""
 
 
 def check_writable(folder: Path) -> None:

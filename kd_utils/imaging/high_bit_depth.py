@@ -8,11 +8,9 @@ import cv2
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from kd_utils.common.errors import ImageError
+
 ORIENTATION = 0x0112
-
-
-class ImageError(ValueError):
-    """A file that is no image, is damaged, or cannot be written; the message names it and the remedy."""
 
 
 def deep_tiff(data: bytes, name: str, tags: ImageFileDirectory_v2) -> np.ndarray:

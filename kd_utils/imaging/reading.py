@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from kd_utils.imaging.high_bit_depth import ORIENTATION, ImageError, deep, deep_tiff, upright
+from kd_utils.common.errors import ImageError
+from kd_utils.imaging.high_bit_depth import ORIENTATION, deep, deep_tiff, upright
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 # Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from kd_utils.imaging.reading import ImageError, Photo, over_white, to_uint8
+from kd_utils.common.errors import ImageError
+from kd_utils.imaging.reading import Photo, over_white, to_uint8
 
 SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # at most, in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils.models.student import Student, StudentError
+from kd_utils.common.errors import StudentError
+from kd_utils.models.student import Student
 
 TAPS = 9  # of a 3x3 kernel
 

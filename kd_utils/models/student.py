@@ -18,15 +18,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_utils.common import files
-from kd_utils.common.tensors import CheckpointError, read_checkpoint
+from kd_utils.common.errors import StudentError
+from kd_utils.common.tensors import read_checkpoint
 
 # width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
 SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
 UP = 4  # the body always runs on the output/4 grid
-
-
-class StudentError(CheckpointError):
-    """A file that holds no student, or one of another shape; the message names the file and the remedy."""
 
 
 class WideConv(nn.Module):

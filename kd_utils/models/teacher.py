@@ -21,13 +21,10 @@ from tqdm.auto import tqdm
 
 from kd_utils import prepare
 from kd_utils.common import devices, files, sources
-from kd_utils.common.tensors import CheckpointError, bicubic, read_checkpoint, to_tensor, to_uint8
+from kd_utils.common.errors import CheckpointError, TeacherError
+from kd_utils.common.tensors import bicubic, read_checkpoint, to_tensor, to_uint8
 from kd_utils.config import STAND_INS, TEACHERS, Config, shipped, to_dict
 from kd_utils.models import pruning, student
-
-
-class TeacherError(ValueError):
-    """No such teacher, or a file that is none; the message names the remedy."""
 
 
 @dataclass

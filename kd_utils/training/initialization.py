@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kd_utils.common.errors import TrainError
 from kd_utils.common.tensors import to_tensor
 from kd_utils.config import Config
 from kd_utils.data.crops import Crops
@@ -16,10 +17,6 @@ from kd_utils.models import pruning, student, teacher
 
 ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted on fewer is worse than a random start
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
-
-
-class TrainError(RuntimeError):
-    """Training cannot start or go on; the message names the remedy. Checkpoints already made are kept."""
 
 
 def seed(cfg: Config) -> int:

@@ -16,16 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_utils.common.tensors import CheckpointError, read_checkpoint
+from kd_utils.common.errors import CheckpointError, VGGError
+from kd_utils.common.tensors import read_checkpoint
 
 # name -> (index in torchvision's vgg19().features, Real-ESRGAN's weight)
 LAYERS = {"conv1_2": (2, 0.1), "conv2_2": (7, 0.1), "conv3_4": (16, 1.0), "conv4_4": (25, 1.0), "conv5_4": (34, 1.0)}
 DISTANCE = ("conv1_2", "conv2_2", "conv3_4")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-
-
-class VGGError(ValueError):
-    """VGG19 weights that are missing, damaged or not VGG19's."""
 
 
 def l1(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:
