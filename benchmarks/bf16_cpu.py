@@ -33,7 +33,7 @@ def step(size: str, dtype: torch.dtype, x: torch.Tensor, compiled: bool = False)
     net = student.build(size).train().to(memory_format=torch.channels_last)
     if compiled:
         net.compile()
-    opt = optimizers.make("soap", net.parameters(), 1e-4, [])
+    opt = optimizers.make_optimizer("soap", net.parameters(), 1e-4, [])
     label = bicubic(x, (256, 256))
 
     def run() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
-    net = teacher.load(args.teacher).net.to(memory_format=torch.channels_last)
+    net = teacher.load_teacher(args.teacher).net.to(memory_format=torch.channels_last)
     x = inputs(args.batch)
 
     @torch.inference_mode()
@@ -71,7 +71,7 @@ def main() -> None:
         steps = {k: step(size, d, x) for k, d in KINDS.items()}
         rows[f"a step of {size}"] = steps | {"compiled": step(size, torch.bfloat16, x, compiled=True)}
     for name, jobs in rows.items():
-        ms = {kind: took / args.batch for kind, took in timing.by_turns(jobs, args.turns).items()}
+        ms = {kind: took / args.batch for kind, took in timing.time_interleaved(jobs, args.turns).items()}
         cells = [f"{ms[k]:.1f}" if k in ms else "" for k in ("fp32", "bf16", "compiled")]
         cells += [f"{ms['fp32'] / ms[k]:.1f}" if k in ms else "" for k in ("bf16", "compiled")]
         print(f"| {name} | {' | '.join(cells)} |")

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--side", type=int, default=640, help="of the photo's centre that is degraded, HR pixels")
     args = parser.parse_args()
-    teach = teacher.load(args.teacher)
+    teach = teacher.load_teacher(args.teacher)
     rows = []
     for n, path in enumerate(reading.list_images(args.photos)):
         photo = reading.read_rgb(path)

@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    where = devices.pick(args.device)
+    where = devices.resolve_device(args.device)
     amp = devices.autocast(where)
     net = student.build(args.size, 4, args.expand).to(where, memory_format=torch.channels_last)
     vgg = losses.load_vgg(args.vgg, device=where)
@@ -62,7 +62,7 @@ def main() -> None:
         )
         for side, fraction in [(0, 0.0), (32, 0.25), (64, 0.25), (64, 1.0)]
     }
-    times = timing.by_turns({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
+    times = timing.time_interleaved({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
     own = times["the student's own step"]
     print(f"student {args.size}, expand {args.expand}, batch {args.batch} of {small}x{small}", end=", ")
     print(f"{where}, {amp.dtype}, {args.threads} threads")

@@ -158,12 +158,12 @@ def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, d
     """Parameters, GMAC and milliseconds for an output of 1024 x 1024, by turns in one run; medians."""
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     quick = {m.name: sharpen._torch(m.net, torch.device("cpu")) if m.net else m.run for m in models}
-    took = timing.by_turns({name: partial(run, x) for name, run in quick.items()}, turns)
+    took = timing.time_interleaved({name: partial(run, x) for name, run in quick.items()}, turns)
     out = {}
     for m in models:
         out[m.name] = {"ms": took[m.name] * (1024 / (side * scale)) ** 2}
         if m.net:
-            out[m.name] |= {"params": student.params(m.net), "gmac": student.gmac(m.net, scale)}
+            out[m.name] |= {"params": student.count_parameters(m.net), "gmac": student.gmac(m.net, scale)}
     return out
 
 
@@ -228,8 +228,8 @@ def main(argv: list[str] | None = None) -> None:
             x4.append(load(name, WEIGHTS / file))
         else:
             print(f"{name} is LEFT OUT: there is no {file}")
-    for name, given in ((teacher.find(args.peer).stem, args.peer), ("teacher", args.teacher)):
-        big = teacher.load(given)
+    for name, given in ((teacher.find_teacher(args.peer).stem, args.peer), ("teacher", args.teacher)):
+        big = teacher.load_teacher(given)
         x4.append(Model(name, big.sha256, big, big.net))
     x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
@@ -262,7 +262,7 @@ def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys:
         "Made by `make results`; do not edit. Photos that no training saw, the centre "
         f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
         "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
-        f"Teacher: {teacher.find(args.teacher).stem}. What each model is: assets/weights/*.md.",
+        f"Teacher: {teacher.find_teacher(args.teacher).stem}. What each model is: assets/weights/*.md.",
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
         "## Cost, x4",
         "Times by turns in one run, medians; trust the ratios.",

@@ -27,8 +27,8 @@ def seams(models: list[str], pixels: np.ndarray) -> None:
         try:
             net = student.load(path)
         except ValueError:
-            net = teacher.load(path).net
-        radius = tiling.probe(net).radius
+            net = teacher.load_teacher(path).net
+        radius = tiling.measure_receptive_field(net).radius
         whole = tiling.run(net, x, tile=4096)
         off = [(tiling.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]
         print(f"| {Path(path).stem} | {radius} | {off[0]:.1e} | {off[1]:.1e} |", flush=True)
@@ -64,7 +64,7 @@ def main() -> None:
         raw = tiling.to_canvas(tool.step(), tool.reach, lr)
         note("colours as the model gives them", raw)
         fixed = raw.copy()
-        colors.restore(fixed, lr, args.scale)
+        colors.match_low_frequencies(fixed, lr, args.scale)
         note("colours restored", fixed)
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0):
             note(f"strength {strength}", sharpen.apply(tool, reading.Photo(lr), strength).pixels)

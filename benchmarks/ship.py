@@ -86,7 +86,7 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
         earlier = {"before": {k: facts[k] for k in ("settings", "labels", "versions", "before") if k in facts}}
         earlier["before"]["sha256"] = files.sha256(before.read_bytes())
     facts = {
-        "student": {"params": student.params(net), "gmac_1024": student.gmac(net, cfg.scale)},
+        "student": {"params": student.count_parameters(net), "gmac_1024": student.gmac(net, cfg.scale)},
         "settings": {k: v for k, v in index["provenance"].items() if k != "photos"} | settings,
         "labels": labels,
         "versions": net.meta["versions"],

@@ -39,7 +39,7 @@ def run(
     settings = config.to_dict(cfg, "seed", "scale", *OWN["labels"], "student.", "loss.", "train.")
     if done.is_file():
         kept = files.read_json(done)
-        made = config.filled(kept.get("settings", {}), settings)
+        made = config.with_defaults(kept.get("settings", {}), settings)
         files.require_same(str(done), made, settings, f"Delete {folder} to do this trial anew.")
         return kept
     here = replace(cfg, workdir=str(folder))

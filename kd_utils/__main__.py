@@ -130,7 +130,7 @@ def _config(args: argparse.Namespace) -> Config:
 
     preset, workdir, sets = _settings(args)
     cfg = make(preset, sets, workdir=workdir)
-    devices.pick(cfg.device)
+    devices.resolve_device(cfg.device)
     return cfg
 
 
@@ -200,7 +200,7 @@ def _machine() -> list[tuple[str, str]]:
     from kd_utils.common import devices, sources
     from kd_utils.models import teacher
 
-    where = devices.pick()
+    where = devices.resolve_device()
     amp = devices.autocast(where)
     memory = f", {torch.cuda.get_device_properties(where).total_memory >> 20:,} MiB" if where.type == "cuda" else ""
     chip = torch.cuda.get_device_name(where) + memory if where.type == "cuda" else f"{os.cpu_count()} cores"

@@ -172,9 +172,9 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
 
 def _restore(cfg: Config) -> None:
     from kd_utils.common import files
-    from kd_utils.train import NO_TEACHER, SHOWN
+    from kd_utils.train import NO_TEACHER, TRAINING_FILES
 
-    curves = [Path("train", run, name) for run in ("student", NO_TEACHER) for name in SHOWN]
+    curves = [Path("train", run, name) for run in ("student", NO_TEACHER) for name in TRAINING_FILES]
     for name in [*STUDENTS, *curves]:
         kept = Path(cfg.drive).expanduser() / name
         if kept.is_file() and not cfg.path(name).is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_utils.common.errors import ConfigError
-from kd_utils.overrides import keys, override
+from kd_utils.overrides import flatten, override
 from kd_utils.presets import PRESETS
 
 REPO_SLUG = "yourusername/ImageSharpening-KD"
@@ -175,19 +175,19 @@ def make(preset: str = "quick", overrides: str | list[str] | dict[str, Any] = ""
     return cfg
 
 
-def filled(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
     """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
     for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):  # once kept as the path that was given, unhashed
         if have.get(key) and have[key] not in words and f"{key}_sha256" not in have:
             have = have | {k: want[k] for k in (key, f"{key}_sha256") if k in want}
     if "loss.vgg" not in want:  # where no loss uses it, it no longer counts
         have = {k: v for k, v in have.items() if not k.startswith("loss.vgg")}
-    return {k: v for k, v in keys(Config()).items() if k in want} | have
+    return {k: v for k, v in flatten(Config()).items() if k in want} | have
 
 
 def check(cfg: Config) -> None:
     """Refuse values that cannot work, before any work is done."""
-    values = keys(cfg)
+    values = flatten(cfg)
     for key, allowed in CHOICES.items():
         if values[key] not in allowed:
             raise ConfigError(f"{key}={values[key]!r}: choose one of {', '.join(map(str, allowed))}")
@@ -257,7 +257,7 @@ def check(cfg: Config) -> None:
 
 def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:
     """The dotted keys (only those starting with `prefixes`, if given): what an artefact records as provenance."""
-    return {k: v for k, v in keys(cfg).items() if not prefixes or k.startswith(prefixes)}
+    return {k: v for k, v in flatten(cfg).items() if not prefixes or k.startswith(prefixes)}
 
 
 def shipped(name: str) -> Path:

@@ -70,13 +70,13 @@ def evaluate(cfg: Config) -> Evaluated:
     """
     index = prepare.read_index(cfg)
     require_student(cfg)
-    pairs = prepare.test_pairs(cfg)
+    pairs = prepare.load_test_pairs(cfg)
     if not pairs:
         raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
     notes: list[str] = []
     students = _students(cfg, index["key"], notes)
-    device = devices.pick(cfg.device)
-    teach = teacher.load(cfg.teacher, device)
+    device = devices.resolve_device(cfg.device)
+    teach = teacher.load_teacher(cfg.teacher, device)
     vgg = _vgg(cfg, device, notes)
     runs = {row: net.to(device) for row, net in students.items()}
 
@@ -138,7 +138,7 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
                     f"The student began {how}, the one without a teacher from nothing: "
                     "the difference between the two holds that, too."
                 )
-            want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify(cfg.teacher)[1]}
+            want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify_teacher(cfg.teacher)[1]}
             have = {key: made.get(key) for key in want}
             files.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
             if row == "student_no_teacher" and (differ := _unlike(made, found["student"])):
@@ -169,7 +169,7 @@ def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student,
     made = net.meta.get("provenance") or {}
     preset = make(cfg.preset)
     plain = replace(cfg, student=preset.student, loss=preset.loss, train=preset.train)
-    now, usual = (train.provenance(initialization.settled(c, index), {}) for c in (cfg, plain))
+    now, usual = (train.provenance(initialization.resolve_auto_init(c, index), {}) for c in (cfg, plain))
     other = sorted(k for k in made.keys() & now.keys() if made[k] != now[k] != usual.get(k))
     other = [f"{k} was {made[k]}, now {now[k]}" for k in other]
     if row == "student" and other:
@@ -190,7 +190,7 @@ def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatu
 
 
 def _teacher_outputs(
-    cfg: Config, teach: teacher.Teacher, pairs: list[prepare.Pair], device: torch.device
+    cfg: Config, teach: teacher.Teacher, pairs: list[prepare.TestPair], device: torch.device
 ) -> list[np.ndarray]:
     """The teacher's picture of each test photo at the student's scale, memory-mapped; those on disk are kept."""
     tiled = replace(teach, net=lambda x: tiling.run(teach.net, x))
@@ -199,7 +199,7 @@ def _teacher_outputs(
         path = cfg.path("eval", f"teacher-{n:05d}.safetensors")
         want = teacher.provenance(cfg, teach.name, teach.sha256, files.sha256(pair.lr.tobytes()))
         if not files.is_made(path, **want):
-            y = teacher.target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
+            y = teacher.teacher_target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
             files.save_arrays(path, {"label": to_uint8(y)[0]}, want)
         out.append(files.load_arrays(path)[0]["label"])
     return out
@@ -293,5 +293,5 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
         for path in (out.metrics, out.report):
             # a new name for new content: Drive loses files that are rewritten
             name = f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}"
-            files.keep(path, Path(cfg.drive).expanduser() / "eval" / name)
+            files.backup(path, Path(cfg.drive).expanduser() / "eval" / name)
     return out

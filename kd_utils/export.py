@@ -19,7 +19,7 @@ from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, ExportError
 from kd_utils.config import shipped
 from kd_utils.models import student
-from kd_utils.models.tiling import probe
+from kd_utils.models.tiling import measure_receptive_field
 
 OPSET, IR = 17, 8  # old enough for every current reader
 DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
@@ -89,7 +89,7 @@ def graph(net: student.Student, fp16: bool = False) -> Any:
     body = helper.make_graph(nodes, "student", [image("image", "h", "w")], [image("sharp", "H", "W")], weights)
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, opset_imports=opset, ir_version=IR, producer_name="kd_utils")
-    said = {"scale": net.scale, "radius": probe(net).radius, "fp16": fp16} | describe(meta)
+    said = {"scale": net.scale, "radius": measure_receptive_field(net).radius, "fp16": fp16} | describe(meta)
     props = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in said.items()}
     helper.set_model_props(model, props)
     return model

@@ -14,7 +14,7 @@ from kd_utils.common.errors import ConfigError
 T = TypeVar("T")
 
 
-def keys(cfg: Any) -> dict[str, Any]:
+def flatten(cfg: Any) -> dict[str, Any]:
     """All settable keys, dotted, with their values in `cfg`."""
     out: dict[str, Any] = {}
     for f in dataclasses.fields(cfg):
@@ -44,7 +44,7 @@ def override(cfg: T, changes: str | list[str] | dict[str, Any]) -> T:
             if not eq:
                 raise ConfigError(f"{key!r} is not key=value; for example train.steps=500")
         changes = {k.strip(): v for k, _, v in pairs}
-    known = keys(cfg)
+    known = flatten(cfg)
     for key, value in changes.items():
         if key == "preset":
             raise ConfigError("preset is no setting, it is what settings change: use --preset, or the form")

@@ -24,7 +24,7 @@ from kd_utils.common import devices, files
 from kd_utils.common.errors import DataError
 from kd_utils.config import Config, to_dict
 from kd_utils.data.degradations import degrade
-from kd_utils.data.photos import Photo, find_photos, split
+from kd_utils.data.photos import PhotoFile, find_photos, split_photos
 from kd_utils.evaluation.metrics import luma
 from kd_utils.imaging import reading
 
@@ -43,13 +43,13 @@ class Prepared:
 
 
 @dataclass
-class Pair:
+class TestPair:
     name: str
     hr: np.ndarray  # uint8 (H, W, 3) RGB
     lr: np.ndarray  # uint8 (H/scale, W/scale, 3)
 
 
-def choose(
+def choose_crops(
     photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, d: Any
 ) -> tuple[list[tuple[int, int]], int]:
     """Up to `want` corners (y, x) of crops that are neither flat nor too dark, and how many were refused.
@@ -70,7 +70,7 @@ def choose(
     return kept, refused
 
 
-def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
+def crop_pairs(photo: PhotoFile, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
     """HR (n, crop, crop, 3) and LR (n, crop/scale, crop/scale, 3) of one photo, and how many positions were refused."""
     side, s = cfg.data.crop, cfg.scale
     none = [np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)]
@@ -83,7 +83,7 @@ def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.nda
         print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")
         return *none, 0
     rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
-    corners, refused = choose(pixels, side, want, rng, cfg.data)
+    corners, refused = choose_crops(pixels, side, want, rng, cfg.data)
     seeds = [int(v) for v in rng.integers(2**62, size=want)][: len(corners)]
     padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
     c, cl = slice(CONTEXT, CONTEXT + side), slice(CONTEXT // s, (CONTEXT + side) // s)
@@ -94,7 +94,7 @@ def crop_pairs(photo: Photo, cfg: Config, want: int) -> tuple[np.ndarray, np.nda
     return hr, lr, refused
 
 
-def test_pair(photo: Photo, cfg: Config) -> Pair:
+def make_test_pair(photo: PhotoFile, cfg: Config) -> TestPair:
     """A whole test photo (or its centre, `data.test_side`), its sides cut to multiples of 8, and its degraded LR."""
     hr = photo.pixels()
     sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in hr.shape[:2]]
@@ -106,10 +106,10 @@ def test_pair(photo: Photo, cfg: Config) -> Pair:
     y, x = ((n - m) // 2 for n, m in zip(hr.shape[:2], sides, strict=False))
     hr = np.ascontiguousarray(hr[y : y + sides[0], x : x + sides[1]])
     seed = int(files.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
-    return Pair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
+    return TestPair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
 
 
-def provenance(cfg: Config, parts: dict[str, list[Photo]]) -> dict[str, Any]:
+def provenance(cfg: Config, parts: dict[str, list[PhotoFile]]) -> dict[str, Any]:
     """What the crops depend on; where the photos lay does not matter, what they hold does."""
     fields = to_dict(cfg, "seed", "scale", "data.", "degrade.")
     for path in ("data.photos", "data.test_photos"):
@@ -129,7 +129,7 @@ def prepare(cfg: Config) -> Prepared:
     Raises DataError, images.ImageError, sources.SourceError, or StoreError when the folder holds other crops.
     """
     out = cfg.path("crops")
-    parts = split(cfg)
+    parts = split_photos(cfg)
     want = provenance(cfg, parts)
     key = files.digest(want)
     if (out / "index.json").is_file():
@@ -180,7 +180,7 @@ def prepare(cfg: Config) -> Prepared:
     index["shards"] = [e for e in shards if e["split"] != "test" and e["count"]]
     index["test"] = [e for e in shards if e["split"] == "test"]
     files.write_json(out / "index.json", index)
-    files.only(out, {j[0] for j in jobs})
+    files.delete_stale_shards(out, {j[0] for j in jobs})
     return Prepared(out, photos, crops, sum(e.get("refused", 0) for e in shards), len(todo))
 
 
@@ -195,14 +195,14 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _make_shard(photos: list[Photo], cfg: Config, each: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _make_shard(photos: list[PhotoFile], cfg: Config, each: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     made = [crop_pairs(p, cfg, each) for p in photos]
     arrays = {"hr": np.concatenate([m[0] for m in made]), "lr": np.concatenate([m[1] for m in made])}
     return arrays, {"count": len(arrays["hr"]), "refused": sum(m[2] for m in made), "photos": [p.name for p in photos]}
 
 
-def _make_test(photo: Photo, cfg: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    pair = test_pair(photo, cfg)
+def _make_test(photo: PhotoFile, cfg: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    pair = make_test_pair(photo, cfg)
     return {"hr": pair.hr, "lr": pair.lr}, {"count": 1, "name": photo.name}
 
 
@@ -232,11 +232,11 @@ def read_index(cfg: Config) -> dict[str, Any]:
     return index
 
 
-def test_pairs(cfg: Config) -> list[Pair]:
+def load_test_pairs(cfg: Config) -> list[TestPair]:
     """The test photos with their degraded LR, memory-mapped; the first `eval.limit` (0: all)."""
     index = read_index(cfg)
     pairs = []
     for entry in index["test"][: cfg.eval.limit or None]:
         arrays, meta = files.load_arrays(cfg.path("crops", entry["file"]))
-        pairs.append(Pair(meta["name"], arrays["hr"], arrays["lr"]))
+        pairs.append(TestPair(meta["name"], arrays["hr"], arrays["lr"]))
     return pairs

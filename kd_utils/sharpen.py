@@ -22,7 +22,7 @@ from kd_utils.common import devices, files
 from kd_utils.common.errors import CheckpointError, SharpenError
 from kd_utils.common.tensors import bicubic, read_checkpoint
 from kd_utils.imaging import colors, reading, writing
-from kd_utils.imaging.file_pairs import check_writable, plan
+from kd_utils.imaging.file_pairs import check_writable, pair_files
 from kd_utils.imaging.reading import Photo
 from kd_utils.models import student, tiling
 
@@ -34,7 +34,7 @@ class Tool:
     """A network ready to sharpen."""
 
     net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
-    reach: tiling.Reach  # of the whole step, which ends at `scale`
+    reach: tiling.ReceptiveField  # of the whole step, which ends at `scale`
     scale: int
     native: int  # the network's own scale
     device: torch.device
@@ -67,7 +67,7 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     if scale not in export.DEFAULT:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = export.find(model, scale)
-    where = devices.pick("cpu" if engine == "onnx" and device == "auto" else device)
+    where = devices.resolve_device("cpu" if engine == "onnx" and device == "auto" else device)
     try:
         net = student.load(path)
     except CheckpointError as e:
@@ -77,12 +77,12 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
         from kd_utils.models import teacher
 
         try:
-            net = teacher.load(str(path)).net
+            net = teacher.load_teacher(str(path)).net
         except teacher.TeacherError:
             raise e from None
     try:
-        reach = tiling.probe(net)
-    except tiling.UnknownReach as e:
+        reach = tiling.measure_receptive_field(net)
+    except tiling.UnknownReceptiveField as e:
         raise SharpenError(f"{path} cannot be tiled ({e}): choose a student, a Compact or an RRDBNet model") from e
     native = reach.scale
     if native < scale:
@@ -97,7 +97,7 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
 def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     # channels_last is what oneDNN and cuDNN are fastest in: benchmarks/speed.py
     net = net.to(device, memory_format=torch.channels_last)
-    half = devices.half(device)
+    half = devices.inference_dtype(device)
 
     def run(x: Tensor) -> Tensor:
         with torch.autocast(device.type, half, enabled=half != torch.float32):
@@ -134,10 +134,10 @@ def apply(
     Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
     bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
     """
-    pixels = photo.pixels if photo.alpha is None else colors.fill_clear(photo.pixels, photo.alpha)
+    pixels = photo.pixels if photo.alpha is None else colors.fill_transparent(photo.pixels, photo.alpha)
     h, w, _ = pixels.shape
     canvas = tiling.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
-    colors.restore(canvas, pixels, tool.scale)
+    colors.match_low_frequencies(canvas, pixels, tool.scale)
     alpha = photo.alpha
     if alpha is not None and tool.scale > 1:
         alpha = cv2.resize(alpha, (w * tool.scale, h * tool.scale), interpolation=cv2.INTER_CUBIC)
@@ -192,7 +192,7 @@ def sharpen(
         raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
     output, done = Path(output).expanduser(), Summary()
     inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    jobs = list(plan([str(i) for i in inputs], output, done.failed, done.left_out))
+    jobs = list(pair_files([str(i) for i in inputs], output, done.failed, done.left_out))
     if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:
         check_writable(output.parent if todo == [output] else output)
     tool, start = load(model, scale, device, engine), time.perf_counter()

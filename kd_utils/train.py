@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from kd_utils import prepare
 from kd_utils.common import devices, files
 from kd_utils.common.errors import TrainError
-from kd_utils.config import INITS, VGGS, Config, filled, to_dict
-from kd_utils.data.crops import Crops, draw
+from kd_utils.config import INITS, VGGS, Config, to_dict, with_defaults
+from kd_utils.data.crops import Crops, sample_batch
 from kd_utils.models import student, teacher
 from kd_utils.training import checkpoints, initialization, losses, objective, optimizers
-from kd_utils.training.validation import SHOWN, Watch, validate
+from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
 
 NO_TEACHER = "no_teacher"
 
@@ -40,7 +40,7 @@ class Trained:
     curve: Path
 
 
-def rate(t: Any, step: int) -> float:
+def learning_rate(t: Any, step: int) -> float:
     """Learning rate: linear warm-up, then half a cosine from `lr` to `lr_end`."""
     if step < t.warmup:
         return t.lr * (step + 1) / t.warmup
@@ -48,7 +48,7 @@ def rate(t: Any, step: int) -> float:
     return t.lr_end + (t.lr - t.lr_end) * (1 + math.cos(math.pi * min(1, done))) / 2
 
 
-def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
+def train(cfg: Config, watch: Callable[[ValidationEvent], None] | None = None) -> Trained:
     """Step 3. Writes ``student_model.pth`` and, with `train.baseline`, ``train/no_teacher/student_model.pth``.
 
     `watch` is called at each validation (the notebook's live curve). Under torchrun each rank takes its part of every
@@ -57,7 +57,7 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
     StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
     """
     index = prepare.read_index(cfg)
-    cfg = initialization.settled(cfg, index)
+    cfg = initialization.resolve_auto_init(cfg, index)
     labels = _check_labels(cfg, index)
     place = devices.ranks()
     if cfg.train.batch % place.world:
@@ -65,12 +65,12 @@ def train(cfg: Config, watch: Callable[[Watch], None] | None = None) -> Trained:
             f"train.batch={cfg.train.batch} cannot be shared by {place.world} processes: choose a multiple"
         )
     # once for both trainings: a second joining can meet the addresses that the first left behind
-    group = _join(place, devices.pick(cfg.device))
-    main = _run(cfg, "student", index, labels, cfg.path("student_model.pth"), watch, group)
+    group = _join(place, devices.resolve_device(cfg.device))
+    main = train_student(cfg, "student", index, labels, cfg.path("student_model.pth"), watch, group)
     other = None
     if cfg.train.baseline:
         other = cfg.path("train", NO_TEACHER, "student_model.pth")
-        _run(objective.without_teacher(cfg), NO_TEACHER, index, labels, other, watch, group)
+        train_student(objective.baseline_config(cfg), NO_TEACHER, index, labels, other, watch, group)
     if group:
         torch.distributed.destroy_process_group()
     return Trained(main, other, cfg.path("train", "student", "history.json"), cfg.path("train", "student", "curve.png"))
@@ -81,7 +81,7 @@ def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
     if not (folder / "index.json").is_file():
         raise files.StoreError(f"{folder}/index.json is missing: run step 2 first (python -m kd_utils label)")
     have = files.read_json(folder / "index.json")
-    want = teacher.provenance(cfg, *teacher.identify(cfg.teacher), index["key"])
+    want = teacher.provenance(cfg, *teacher.identify_teacher(cfg.teacher), index["key"])
     files.require_same(str(folder), have, want, f"Choose another --workdir, or delete {folder} and run step 2 again.")
     missing = [e["file"] for e in index["shards"] if not (folder / e["file"]).is_file()]
     if missing:
@@ -105,7 +105,9 @@ def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
     return fields | {f"labels.{k}": v for k, v in labels.items()}
 
 
-def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool) -> Path:
+def train_student(
+    cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool
+) -> Path:
     t, folder = cfg.train, cfg.path("train", name)
     drive = _on_drive(cfg, folder) if cfg.drive else None
     want = provenance(cfg, labels)
@@ -114,15 +116,15 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     place = devices.ranks()
     saved = None if out.is_file() else checkpoints.latest(folder, drive)
     if group:
-        _same_start("the end" if out.is_file() else saved[0] if saved else 0, folder)
+        require_same_resume_step("the end" if out.is_file() else saved[0] if saved else 0, folder)
     if out.is_file():
         made = student.load(out).meta.get("provenance") or {}
-        files.require_same(str(out), made and filled(made, want), want, remedy)
+        files.require_same(str(out), made and with_defaults(made, want), want, remedy)
         _keep(cfg, out, folder)  # Drive may have been full, or not asked for, when the training ended
         return out
-    device = devices.pick(cfg.device)
+    device = devices.resolve_device(cfg.device)
     amp = devices.autocast(device, t.dtype)
-    if place.rank == 0 and (warning := devices.slow(device, "train.dtype", t.dtype)):
+    if place.rank == 0 and (warning := devices.bf16_warning(device, "train.dtype", t.dtype)):
         print(warning)
     double = amp.dtype == torch.float64
     crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
@@ -130,23 +132,23 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     net = (
         student.build(cfg.student.size, cfg.scale, cfg.student.expand)
         if saved
-        else initialization.network(cfg, crops, device)
+        else initialization.initial_student(cfg, crops, device)
     )
     net = net.to(device)
     net = net.double() if double else net
     if device.type == "cuda" or amp.dtype == torch.bfloat16:
         net = net.to(memory_format=torch.channels_last)
     ema = deepcopy(net).requires_grad_(False).eval()
-    opt = optimizers.make(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
+    opt = optimizers.make_optimizer(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
     history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
     first = 0
     if saved:
         first, state = saved
-        files.require_same(str(folder), filled(state["provenance"], want), want, remedy)
+        files.require_same(str(folder), with_defaults(state["provenance"], want), want, remedy)
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
-        optimizers.restore(opt, state["opt"])
+        optimizers.load_optimizer_state(opt, state["opt"])
         if state["scaler"]:  # empty from a device that needs none
             scaler.load_state_dict(state["scaler"])
         history = state["history"]
@@ -163,9 +165,11 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
     mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
 
     def load(step: int) -> tuple[list[Tensor], np.ndarray]:
-        ids, turns, spots = (a[mine] for a in draw(initialization.seed(cfg), step, t.batch, len(crops)))
-        arrays = crops.batch(ids, turns)
-        return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), spots
+        ids, symmetries, positions = (
+            a[mine] for a in sample_batch(initialization.training_seed(cfg), step, t.batch, len(crops))
+        )
+        arrays = crops.batch(ids, symmetries)
+        return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), positions
 
     def save(step: int) -> None:
         if place.rank == 0:
@@ -182,18 +186,18 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
         ahead = {s: pool.submit(load, s) for s in range(first, min(first + 3, t.steps))}
         try:
             for step in range(first, t.steps):
-                arrays, spots = ahead.pop(step).result()
+                arrays, positions = ahead.pop(step).result()
                 if step + 3 < t.steps:
                     ahead[step + 3] = pool.submit(load, step + 3)
                 for g in opt.param_groups:
-                    g["lr"] = rate(t, step)
+                    g["lr"] = learning_rate(t, step)
                 lr, label, hr = (
                     a.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float64 if double else torch.float32)
                     / 255
                     for a in arrays
                 )
                 with torch.autocast(device.type, amp.dtype, enabled=amp.dtype in (torch.float16, torch.bfloat16)):
-                    loss = objective.loss_of(cfg, model(lr), label, hr, vgg, spots, step)
+                    loss = objective.distillation_loss(cfg, model(lr), label, hr, vgg, positions, step)
                 opt.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 if t.clip:
@@ -217,7 +221,7 @@ def _run(cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Ca
                         )
                     total.zero_()
                     bar.set_postfix(loss=f"{mean:.4f}")
-                    for key, value in (("step", done), ("loss", mean), ("lr", rate(t, step))):
+                    for key, value in (("step", done), ("loss", mean), ("lr", learning_rate(t, step))):
                         history[key].append(value)
                 if place.rank == 0 and (done % t.valid_every == 0 or done == t.steps):
                     validate(cfg, name, ema, valid, done, history, watch)
@@ -252,9 +256,9 @@ def _on_drive(cfg: Config, path: Path) -> Path:
 
 def _keep(cfg: Config, out: Path, folder: Path) -> None:
     """The student, its curve and its pictures onto Drive, where it is given and does not have them yet."""
-    for path in (out, *(folder / n for n in SHOWN)) if cfg.drive and devices.ranks().rank == 0 else ():
+    for path in (out, *(folder / n for n in TRAINING_FILES)) if cfg.drive and devices.ranks().rank == 0 else ():
         if path.is_file():
-            files.keep(path, _on_drive(cfg, path))
+            files.backup(path, _on_drive(cfg, path))
 
 
 def _join(place: devices.Ranks, device: torch.device) -> bool:
@@ -267,7 +271,7 @@ def _join(place: devices.Ranks, device: torch.device) -> bool:
     return True
 
 
-def _same_start(first: int | str, folder: Path) -> None:
+def require_same_resume_step(first: int | str, folder: Path) -> None:
     """Raises TrainError on every rank where they do not all go on from the same step: each would train on its own."""
     steps: list[Any] = [None] * devices.ranks().world
     torch.distributed.all_gather_object(steps, first)

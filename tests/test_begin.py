@@ -79,11 +79,11 @@ def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path, rrdb):
 def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
     index = prepare.read_index(config(labelled, tmp_path))
     init = {
-        more: initialization.settled(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
+        more: initialization.resolve_auto_init(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
         for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")
     }
     assert list(init.values()) == ["teacher", "", "", ""]
     few = {"shards": [{"split": "train", "count": 2}, {"split": "valid", "count": 90}]}
-    assert initialization.settled(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
+    assert initialization.resolve_auto_init(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
     out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
     assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"

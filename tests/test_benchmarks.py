@@ -199,7 +199,7 @@ def test_every_shipped_student_has_its_recipe_card_and_facts():
         net = student.load(path)
         assert path.stat().st_size < 10e6
         facts = json.loads(path.with_suffix(".json").read_text())
-        assert facts["student"]["params"] == student.params(net) and f"{student.params(net):,}" in (
+        assert facts["student"]["params"] == student.count_parameters(net) and f"{student.count_parameters(net):,}" in (
             path.with_suffix(".md").read_text()
         )
         recipe = to_dict(ship.read(path.with_suffix(".toml"), "w", []))

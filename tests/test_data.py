@@ -50,7 +50,7 @@ def test_samples_are_whole_scenes_apart(tmp_path):
     assert made.crops == {"train": 24, "valid": 2, "test": 2}
     sides = [n for names in photos.SAMPLES.values() for n in names if n.startswith("motorcycle")]
     assert len(sides) == 2 and set(sides) <= set(photos.SAMPLES["train"])
-    pair = prepare.test_pairs(cfg)[0]
+    pair = prepare.load_test_pairs(cfg)[0]
     assert pair.hr.shape == (96, 96, 3) and pair.lr.shape == (24, 24, 3)
     arrays, _ = files.load_arrays(tmp_path / "crops" / "train-00000.safetensors")
     assert arrays["hr"].shape == (24, 64, 64, 3) and arrays["lr"].shape == (24, 16, 16, 3)
@@ -94,13 +94,13 @@ def test_a_shard_whose_photos_are_too_small_is_none_to_label(tmp_path, folder, c
 
 def test_adding_a_photo_moves_no_other_between_splits(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=2"
-    before = photos.split(config(tmp_path, folder, more))
+    before = photos.split_photos(config(tmp_path, folder, more))
     last = before["train"][-1]
     with zipfile.ZipFile(tmp_path / "fewer.zip", "w") as z:
         for p in sorted(folder.rglob("*.png")):
             if p.relative_to(folder).as_posix() != last.name:
                 z.write(p, p.relative_to(folder))
-    after = photos.split(config(tmp_path, tmp_path / "fewer.zip", more))
+    after = photos.split_photos(config(tmp_path, tmp_path / "fewer.zip", more))
     for part in ("valid", "test"):
         assert [p.sha256 for p in before[part]] == [p.sha256 for p in after[part]]
 
@@ -109,7 +109,7 @@ def test_a_test_photo_that_is_also_a_training_photo_leaves_training(tmp_path, fo
     test = tmp_path / "test"
     test.mkdir()
     (test / "renamed.png").write_bytes((folder / "set0" / "00.png").read_bytes())
-    parts = photos.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={test}"))
+    parts = photos.split_photos(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={test}"))
     assert len(parts["train"]) == 9 and len(parts["test"]) == 1
     assert "1 training photos are also test" in capsys.readouterr().out
 
@@ -124,7 +124,7 @@ def test_a_damaged_member_of_a_zip_is_named(tmp_path, folder):
     whole[inside] ^= 255
     path.write_bytes(whole)
     with pytest.raises(DataError, match=r"03.png of .*photos.zip cannot be read \(Bad CRC.*take it out, or copy it"):
-        photos.split(config(tmp_path, path))
+        photos.split_photos(config(tmp_path, path))
 
 
 def test_flat_and_dark_crops_are_left_out():
@@ -132,12 +132,12 @@ def test_flat_and_dark_crops_are_left_out():
     photo = np.full((256, 256, 3), 128, np.uint8)
     photo[:, 128:] = rng.integers(256, size=(256, 128, 3))
     cfg = make("quick")
-    kept, refused = prepare.choose(photo, 64, 10, np.random.default_rng(1), cfg.data)
+    kept, refused = prepare.choose_crops(photo, 64, 10, np.random.default_rng(1), cfg.data)
     assert len(kept) == 10 and refused > 0 and all(x > 64 for _, x in kept)
     dark = rng.integers(40, size=(256, 256, 3), dtype=np.uint8)  # Y is 16 more than .86 of the mean, 33
     for mean, count in ((32, 10), (34, 0)):
         cfg.data.min_mean = mean
-        assert len(prepare.choose(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
+        assert len(prepare.choose_crops(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
 
 
 def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):
@@ -184,7 +184,7 @@ def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path):
 def test_other_scales(tmp_path, scale):
     cfg = config(tmp_path, more=f"scale={scale}")
     prepare.prepare(cfg)
-    pair = prepare.test_pairs(cfg)[0]
+    pair = prepare.load_test_pairs(cfg)[0]
     assert pair.lr.shape == (96 // scale, 96 // scale, 3)
 
 
@@ -219,7 +219,7 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
     cv2.imwrite(str(bad / "07.png"), np.full((128, 160, 3), 200, np.uint8))
     for seed in range(200):
         cfg = config(tmp_path / "u", bad, f"data.valid_count=1 data.test_count=1 seed={seed}")
-        if photos.split(cfg)["valid"][0].name == "07.png":
+        if photos.split_photos(cfg)["valid"][0].name == "07.png":
             break
     with pytest.raises(DataError, match=r"no validation crops: each of its 1 photos \(07.png\) .* or flat or dark"):
         prepare.prepare(cfg)
@@ -269,4 +269,4 @@ def test_pictures_of_our_own_are_no_photos(tmp_path, folder):
 
 def test_photos_that_are_all_test_photos_too(tmp_path, folder):
     with pytest.raises(DataError, match="are all test or validation photos too; give other data.photos"):
-        photos.split(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={folder}"))
+        photos.split_photos(config(tmp_path, folder, f"data.valid_count=2 data.test_photos={folder}"))

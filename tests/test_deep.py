@@ -23,7 +23,7 @@ def test_orientation_of_deep_files(orientation):
     )
     photo = Photo(deep, exif=exif(orientation).tobytes())
     for suffix in (".png", ".tif"):
-        np.testing.assert_array_equal(reading.to_uint8(reading.read(written(photo, suffix)).pixels), want)
+        np.testing.assert_array_equal(reading.to_8_bit(reading.read(written(photo, suffix)).pixels), want)
 
 
 def test_depth_is_the_files_type_not_its_brightest_pixel():
@@ -78,7 +78,7 @@ def test_premultiplied_alpha_of_a_deep_tiff_is_made_straight(dtype, planar):
     low = np.dstack([eight, np.full((23, 37), 200, np.uint8)]) // 2
     want = reading.read(tiff(low, extrasamples=["assocalpha"])).pixels
     got = reading.read(tiff(low.astype(np.uint16) * 257, extrasamples=["assocalpha"])).pixels
-    assert np.abs(reading.to_uint8(got).astype(int) - want).max() <= 1
+    assert np.abs(reading.to_8_bit(got).astype(int) - want).max() <= 1
 
 
 def test_a_fourth_sample_that_is_no_alpha_is_dropped_and_a_profile_of_floats_kept():

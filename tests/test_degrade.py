@@ -98,12 +98,7 @@ def test_blur_equals_basicsr(official):
 
 
 def test_every_drawn_kernel_is_odd_and_sums_to_one():
-    blurs = [
-        s
-        for seed in range(300)
-        for s in degradations.plan((64, 64), seed, 4, "mixed")
-        if isinstance(s, Blur)
-    ]
+    blurs = [s for seed in range(300) for s in degradations.plan((64, 64), seed, 4, "mixed") if isinstance(s, Blur)]
     assert {len(b.kernel) for b in blurs} >= set(range(7, 22, 2))
     for b in blurs:
         assert b.kernel.shape == (len(b.kernel),) * 2 and len(b.kernel) % 2 == 1
@@ -113,9 +108,7 @@ def test_every_drawn_kernel_is_odd_and_sums_to_one():
 def test_blur_keeps_a_flat_picture_and_serves_pictures_smaller_than_the_kernel():
     for kernel in (kernels.gaussian(21, 3.0, 3.0, 0.0), kernels.gaussian(21, *ANISO, 0.6), kernels.sinc(21, 0.8)):
         for side in (1, 3, 40):
-            torch.testing.assert_close(
-                degradations.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side)
-            )
+            torch.testing.assert_close(degradations.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
 
 
 # ---- what a plan draws
@@ -172,11 +165,7 @@ def test_light_is_mild():
     for scale in degradations.SCALES:
         for seed in range(100):
             steps = degradations.plan((64, 64), seed, scale, "light")
-            kinds = (
-                [Blur, Resize, Noise, Jpeg]
-                if scale > 1
-                else [Blur, Noise, Jpeg]
-            )
+            kinds = [Blur, Resize, Noise, Jpeg] if scale > 1 else [Blur, Noise, Jpeg]
             assert [type(s) for s in steps] == kinds
             assert steps[-2].strength <= 5 and 60 <= steps[-1].quality <= 95
 

@@ -79,7 +79,7 @@ def test_webp_stays_lossless_and_bmp_has_no_alpha():
     lossy = reading.read(file(Image.fromarray(rgba), "WEBP", quality=80))
     assert not lossy.lossless and not reading.read(written(lossy, ".webp")).lossless
     flat = reading.read(written(photo, ".bmp"))
-    np.testing.assert_array_equal(flat.pixels, reading.over_white(rgba[..., :3], rgba[..., 3]))
+    np.testing.assert_array_equal(flat.pixels, reading.composite_over_white(rgba[..., :3], rgba[..., 3]))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (70, 1)])

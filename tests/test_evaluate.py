@@ -99,7 +99,7 @@ def test_metrics_json_has_the_agreed_shape(ready):
         assert nulls == {"bicubic": {"params", "gmac_256"}, "teacher": {"psnr_y_teacher", "ssim_y_teacher"}}.get(
             row, set()
         )
-    assert models["student"]["params"] == student.params(_net(24, 8, 4, 0))
+    assert models["student"]["params"] == student.count_parameters(_net(24, 8, 4, 0))
     assert models["teacher"]["gmac_256"] == pytest.approx(student.gmac(_net(8, 2, 4, 0)))
     assert models["student"]["gmac_256"] == models["student_no_teacher"]["gmac_256"]
 
@@ -109,7 +109,7 @@ def test_scores_are_those_of_the_whole_pictures(ready):
     result = json.loads(done.metrics.read_text())
     nets = {"student": student.load(cfg.path("student_model.pth")), "teacher": student.load(cfg.teacher)}
     per_photo = []
-    for pair in prepare.test_pairs(cfg):
+    for pair in prepare.load_test_pairs(cfg):
         with torch.inference_mode():
             x = tensors.to_tensor(pair.lr[None])
             out = {row: tensors.to_uint8(net(x))[0] for row, net in nets.items()}

@@ -37,7 +37,7 @@ def test_soap_is_ahead_of_adam_where_the_axes_are_not_the_weights():
     for name in ("adam", "soap"):
         w, loss = badly_conditioned()
         start = loss(w).item()
-        ends[name] = descend(optimizers.make(name, [w], 0.02, [0.9, 0.99]), [w], loss, 400) / start
+        ends[name] = descend(optimizers.make_optimizer(name, [w], 0.02, [0.9, 0.99]), [w], loss, 400) / start
     assert ends["soap"] < ends["adam"] / 100 < 1e-4, ends
 
 

@@ -60,12 +60,12 @@ def test_alpha_has_no_halo(tool):
     alpha = np.clip((20 - np.hypot(x - 32, y - 32)) * 128 + 128, 0, 255).astype(np.uint8)
     rgb = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, 2)
     plain = sharpen.Tool(
-        lambda x: sharpen.bicubic(x, (256, 256)), tiling.Reach(4, 4, 1, 1000), 4, 4, tool.device, Path()
+        lambda x: sharpen.bicubic(x, (256, 256)), tiling.ReceptiveField(4, 4, 1, 1000), 4, 4, tool.device, Path()
     )
     naive = tiling.to_canvas(plain.net, plain.reach, rgb, tile=100)
     done = sharpen.apply(plain, Photo(rgb, alpha))
-    assert reading.over_white(done.pixels, done.alpha).min() >= 254
-    assert reading.over_white(naive, done.alpha).min() < 240  # what the fill is for
+    assert reading.composite_over_white(done.pixels, done.alpha).min() >= 254
+    assert reading.composite_over_white(naive, done.alpha).min() < 240  # what the fill is for
     assert done.alpha[0, 0] == 0 and done.alpha[128, 128] == 255
     wide = cv2.resize(alpha, (256, 256), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(done.alpha, wide)

@@ -24,14 +24,14 @@ def test_fused_computes_the_same_as_the_training_form(size, scale):
     y = net(x)
     assert y.shape == (2, 3, 24 * scale, 16 * scale)
     plain = student.fuse(net)
-    assert not any(isinstance(m, student.WideConv) for m in plain.modules())
+    assert not any(isinstance(m, student.CollapsibleConv) for m in plain.modules())
     torch.testing.assert_close(plain(x), y, atol=1e-12, rtol=1e-12)
 
 
 def test_the_summed_kernel_is_its_branches_one_after_the_other():
     torch.manual_seed(0)
     for cin, cout in ((8, 8), (3, 8)):  # with and without the identity branch
-        conv = student.WideConv(cin, cout, 4).double()
+        conv = student.CollapsibleConv(cin, cout, 4).double()
         conv.project.data.normal_()
         x = torch.rand(1, cin, 9, 7, dtype=torch.float64)
         y = F.conv2d(x, conv.weight, conv.bias, padding=1)

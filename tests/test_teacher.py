@@ -43,9 +43,9 @@ def anime_6b_layout(tmp_path_factory):
 
 
 def test_anime_6b_layout_is_the_listed_network(anime_6b_layout):
-    t = teacher.load(str(anime_6b_layout))
+    t = teacher.load_teacher(str(anime_6b_layout))
     assert t.architecture == "ESRGAN" and t.name == "RealESRGAN_x4plus_anime_6B" and not t.stand_in
-    assert student.params(t.net) == 4_467_779
+    assert student.count_parameters(t.net) == 4_467_779
     assert sum(isinstance(m, torch.nn.Conv2d) for m in t.net.modules()) == 96
     assert round(student.gmac(t.net), -1) == 370  # ANCHORS: 374 counted with its few other operations
 
@@ -56,7 +56,7 @@ def test_anime_6b_equals_the_official_rrdbnet_and_realesrganer(anime_6b_layout, 
 
     net = RRDBNet(3, 3, num_feat=64, num_block=6, num_grow_ch=32, scale=4)
     net.load_state_dict(torch.load(anime_6b_layout, weights_only=True)["params_ema"])
-    ours = teacher.load(str(anime_6b_layout))
+    ours = teacher.load_teacher(str(anime_6b_layout))
     x = to_tensor(photo[None])
     with torch.no_grad():
         raw = net.eval()(x)
@@ -84,7 +84,7 @@ def test_real_compact_weights_equal_the_official_network(name, shared, official,
     state = torch.load(path, weights_only=True)["params"]
     net = SRVGGNetCompact(num_conv=32 if "general" in name else 16, act_type="prelu")
     net.load_state_dict(state)
-    ours = teacher.load(str(path))
+    ours = teacher.load_teacher(str(path))
     with torch.no_grad():
         mine, raw = ours(to_tensor(photo[None])), net.eval()(to_tensor(photo[None]))
     assert (mine - raw.clamp(0, 1)).abs().max() < 1e-5
@@ -98,32 +98,32 @@ def small(tmp_path_factory):
 
 
 def test_target_sizes_and_range(small, photo):
-    t = teacher.load(str(small))
+    t = teacher.load_teacher(str(small))
     x = to_tensor(photo[None, :40])
     for scale, input_scale in ((4, 1.0), (2, 1.0), (1, 1.0), (1, 0.5)):
-        y = teacher.target(t, x, scale, input_scale)
+        y = teacher.teacher_target(t, x, scale, input_scale)
         assert y.shape == (1, 3, 40 * scale, 48 * scale) and 0 <= y.min() and y.max() <= 1
     with pytest.raises(TeacherError, match="scale 1 only"):
-        teacher.target(t, x, 4, 0.5)
+        teacher.teacher_target(t, x, 4, 0.5)
 
 
 def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime_6b_layout):
     with pytest.raises(TeacherError, match="neither a file nor one of anime_6B"):
-        teacher.load("anime6b")
+        teacher.load_teacher("anime6b")
     (tmp_path / "page.pth").write_text("<html>404</html>")
     with pytest.raises(TeacherError, match="page.pth is not a PyTorch checkpoint"):
-        teacher.load(str(tmp_path / "page.pth"))
+        teacher.load_teacher(str(tmp_path / "page.pth"))
     torch.save({"params": {"a.weight": torch.ones(3)}}, tmp_path / "other.pth")
     with pytest.raises(TeacherError, match="other.pth is not a network"):
-        teacher.load(str(tmp_path / "other.pth"))
+        teacher.load_teacher(str(tmp_path / "other.pth"))
     state = torch.load(anime_6b_layout, weights_only=True)["params_ema"]
     state["conv_first.weight"] = torch.cat([state["conv_first.weight"]] * 4, 1)  # a x2 RRDBNet takes 12 channels
     torch.save({"params_ema": state}, tmp_path / "x2.pth")
     with pytest.raises(TeacherError, match="must be x4 RGB"):
-        teacher.load(str(tmp_path / "x2.pth"))
+        teacher.load_teacher(str(tmp_path / "x2.pth"))
     student.save(student.build("s", 2), tmp_path / "x2_student.pth")
     with pytest.raises(TeacherError, match="a x2 student; a teacher must be x4"):
-        teacher.load(str(tmp_path / "x2_student.pth"))
+        teacher.load_teacher(str(tmp_path / "x2_student.pth"))
     monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
     from dataclasses import replace
@@ -134,13 +134,13 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
     monkeypatch.setattr(downloads, "PAUSES", ())
     with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
-        teacher.load("anime_6B")
+        teacher.load_teacher("anime_6B")
 
 
 def test_border_cost_falls_away_from_the_border(shared, photo):
     from skimage import data
 
-    t = teacher.load(str(shared / "weights" / "realesr-general-x4v3.pth"))
+    t = teacher.load_teacher(str(shared / "weights" / "realesr-general-x4v3.pth"))
     cost = teacher.border_cost(t, to_tensor(data.astronaut()[None, 60:140, 160:240]), crop=48)
     assert len(cost) == 24 and cost[0] > 3 * cost[8]
 
@@ -214,9 +214,9 @@ def test_bf16_labels_of_a_network_that_ends_in_a_convolution(scale, photo):
     t = teacher.Teacher(net, "ends in a convolution", "", False, Path(), "")
     x = to_tensor(photo[None, :40])
     with torch.inference_mode():
-        want = teacher.target(t, x, scale)
+        want = teacher.teacher_target(t, x, scale)
         with torch.autocast("cpu", torch.bfloat16):
-            got = teacher.target(t, x, scale)
+            got = teacher.teacher_target(t, x, scale)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=0.02, rtol=0)
 

@@ -150,9 +150,9 @@ def test_adam_goes_on_on_another_device(fused):
     x, scaler, made = torch.ones(3), torch.amp.GradScaler("cpu", init_scale=2.0), []
     for kind in (not fused, fused):
         p = torch.nn.Parameter(torch.zeros(3))
-        opt = optimizers.make("adam", [p], 0.1, [0.9, 0.99], fused=kind)
+        opt = optimizers.make_optimizer("adam", [p], 0.1, [0.9, 0.99], fused=kind)
         if made:
-            optimizers.restore(opt, made[0])
+            optimizers.load_optimizer_state(opt, made[0])
             assert opt.param_groups[0]["fused"] == fused
         scaler.scale((p * x).sum()).backward()
         scaler.step(opt)
@@ -273,17 +273,17 @@ def test_other_scales_train(labelled, tmp_path, scale):
 
 
 def test_what_a_step_sees_depends_on_seed_and_step_alone():
-    ids, turns, spots = crops.draw(3, 7, 8, 20)
-    again = crops.draw(3, 7, 8, 20)
+    ids, turns, spots = crops.sample_batch(3, 7, 8, 20)
+    again = crops.sample_batch(3, 7, 8, 20)
     assert all((a == b).all() for a, b in zip((ids, turns, spots), again, strict=True))
-    epoch = np.concatenate([crops.draw(3, s, 4, 20)[0] for s in range(5)])
+    epoch = np.concatenate([crops.sample_batch(3, s, 4, 20)[0] for s in range(5)])
     assert sorted(epoch) == list(range(20))
-    assert (crops.draw(4, 7, 8, 20)[0] != ids).any()
+    assert (crops.sample_batch(4, 7, 8, 20)[0] != ids).any()
 
 
 def test_schedules():
     cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
-    rates = [train.rate(cfg.train, s) for s in range(100)]
+    rates = [train.learning_rate(cfg.train, s) for s in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
     assert objective.gt_weight(cfg, 0) == 0.2 and abs(objective.gt_weight(cfg, 99) - 1) < 1e-9
 
@@ -294,7 +294,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
 
     def of(sets: str) -> float:
-        return objective.loss_of(make("quick", f"{off} {sets}"), pred, label, hr, vgg, spots, 0).item()
+        return objective.distillation_loss(make("quick", f"{off} {sets}"), pred, label, hr, vgg, spots, 0).item()
 
     base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
     assert base == pytest.approx((pred - label).abs().mean().item())

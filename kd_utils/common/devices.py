@@ -27,7 +27,7 @@ def ranks() -> Ranks:
     return Ranks(*(int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))
 
 
-def pick(name: str = "auto") -> torch.device:
+def resolve_device(name: str = "auto") -> torch.device:
     """`auto` takes CUDA, else the CPU; CUDA without a number is that of this process's local rank.
 
     Raises ConfigError for what this machine lacks.
@@ -60,7 +60,7 @@ def autocast(device: torch.device, dtype: str = "auto") -> Amp:
     return Amp(kinds[dtype], dtype == "fp16" and device.type == "cuda")
 
 
-def half(device: torch.device) -> torch.dtype:
+def inference_dtype(device: torch.device) -> torch.dtype:
     """The dtype for inference without gradients: fp16 on CUDA, else fp32."""
     return torch.float16 if device.type == "cuda" and not _broken_half(device) else torch.float32
 
@@ -75,7 +75,7 @@ def has_fast_bf16() -> bool:
     return any(getattr(torch.cpu, f"_is_{n}_supported", bool)() for n in ("amx_tile", "avx512_bf16"))
 
 
-def slow(device: torch.device, key: str, dtype: str) -> str:
+def bf16_warning(device: torch.device, key: str, dtype: str) -> str:
     """A warning where the setting `key` asks for a dtype that this CPU only imitates; "" where there is none."""
     if dtype != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or has_fast_bf16():
         return ""

@@ -58,7 +58,7 @@ def write_torch(path: str | Path, obj: Any) -> Path:
     return write_bytes(path, buffer.getbuffer())
 
 
-def keep(src: Path, dst: Path) -> None:
+def backup(src: Path, dst: Path) -> None:
     """Copy to where results are kept (Drive), what is not there yet. It may be full or gone for a while: that is
     printed and ends nothing.
     """
@@ -141,7 +141,7 @@ def is_made(path: Path, **meta: Any) -> bool:
         return False
 
 
-def only(folder: Path, names: set[str]) -> None:
+def delete_stale_shards(folder: Path, names: set[str]) -> None:
     """Remove the shards that are not among `names`: of an earlier run, under another configuration."""
     for stray in (p for p in folder.glob("*.safetensors") if p.name not in names):
         stray.unlink()

@@ -27,14 +27,14 @@ class Crops:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def batch(self, ids: np.ndarray, turns: np.ndarray) -> list[Tensor]:
+    def batch(self, ids: np.ndarray, symmetries: np.ndarray) -> list[Tensor]:
         """uint8 (N, H, W, 3): LR, label, HR, each turned by one of the 8 symmetries of the square."""
         out: list[list[np.ndarray]] = [[], [], []]
-        for i, turn in zip(ids, turns, strict=True):
+        for i, symmetry in zip(ids, symmetries, strict=True):
             n = int(np.searchsorted(self.starts, i, "right")) - 1
             for kind, array in zip(out, self.shards[n], strict=True):
-                a = np.rot90(array[i - self.starts[n]], turn % 4)
-                kind.append(a[:, ::-1] if turn >= 4 else a)
+                a = np.rot90(array[i - self.starts[n]], symmetry % 4)
+                kind.append(a[:, ::-1] if symmetry >= 4 else a)
         return [torch.from_numpy(np.stack(k)) for k in out]
 
 
@@ -43,7 +43,7 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
-def draw(seed: int, step: int, batch: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample_batch(seed: int, step: int, batch: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the global batch of a step is: crop numbers, symmetries, and (batch, 2) positions of sub-crops in [0, 1)."""
     at = np.arange(step * batch, (step + 1) * batch)
     ids = np.array([_order(seed, int(p) // n, n)[p % n] for p in at])

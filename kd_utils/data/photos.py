@@ -38,7 +38,7 @@ OWN = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is o
 
 
 @dataclass(frozen=True)
-class Photo:
+class PhotoFile:
     name: str  # unique within its source
     file: Path  # the photo, or the zip that holds it
     member: str = ""
@@ -60,7 +60,7 @@ class Photo:
         return reading.read_rgb(self.bytes(), f"{self.name} of {self.file}" if self.member else self.name)
 
 
-def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
+def find_photos(where: str, key: str = "data.photos") -> list[PhotoFile]:
     """All photos of a folder (recursive; not of a work folder in it) or a zip, sorted by name. Raises DataError, which
     names the `key`.
     """
@@ -70,7 +70,7 @@ def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
         # pictures of our own, panels of test photos among them, are not to be trained on
         own = {work / part for work in works for part in OWN} | (works - {path})
         found = [
-            Photo(p.relative_to(path).as_posix(), p) for p in reading.list_images(path) if own.isdisjoint(p.parents)
+            PhotoFile(p.relative_to(path).as_posix(), p) for p in reading.list_images(path) if own.isdisjoint(p.parents)
         ]
     elif path.is_file():
         try:
@@ -78,7 +78,7 @@ def find_photos(where: str, key: str = "data.photos") -> list[Photo]:
                 names = [n for n in z.namelist() if Path(n).suffix.lower() in reading.SUFFIXES and not _hidden(n)]
         except zipfile.BadZipFile as e:
             raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
-        found = [Photo(n, path, n) for n in sorted(names)]
+        found = [PhotoFile(n, path, n) for n in sorted(names)]
     else:
         raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
     if not found:
@@ -91,12 +91,12 @@ def _hidden(member: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in Path(member).parts)
 
 
-def _hashed(photos: list[Photo], what: str) -> list[Photo]:
+def _hashed(photos: list[PhotoFile], what: str) -> list[PhotoFile]:
     bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=None if len(photos) < 50 else False, leave=False)
-    return [Photo(p.name, p.file, p.member, files.sha256(p.bytes())) for p in bar]
+    return [PhotoFile(p.name, p.file, p.member, files.sha256(p.bytes())) for p in bar]
 
 
-def split(cfg: Config) -> dict[str, list[Photo]]:
+def split_photos(cfg: Config) -> dict[str, list[PhotoFile]]:
     """The photos of each split, hashed. Which photos a folder or zip holds out is by the hash of (seed, photo), so
     that adding photos moves none from training to validation or test."""
     d = cfg.data
@@ -104,7 +104,7 @@ def split(cfg: Config) -> dict[str, list[Photo]]:
         import skimage
 
         folder = Path(skimage.__file__).parent / "data"
-        parts = {s: _hashed([Photo(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
+        parts = {s: _hashed([PhotoFile(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
         if d.test_photos:
             parts["test"] = _hashed(find_photos(d.test_photos, "data.test_photos"), "test photos")
     else:

@@ -29,22 +29,22 @@ def measure(
     runs = {
         "bicubic": lambda: enlarged(x, cfg.scale),
         "student": lambda: students["student"](x),
-        "teacher": lambda: teacher.target(teach, x, cfg.scale, cfg.label.input_scale),
+        "teacher": lambda: teacher.teacher_target(teach, x, cfg.scale, cfg.label.input_scale),
     }
-    half = devices.half(device)
+    half = devices.inference_dtype(device)
 
     def waited(run: Callable[[], Tensor]) -> None:
         with torch.autocast(device.type, half, enabled=half != torch.float32):
             run()[0, 0, 0, 0].item()  # waits for the device
 
-    took = timing.by_turns({row: partial(waited, run) for row, run in runs.items()}, cfg.eval.time_repeats)
+    took = timing.time_interleaved({row: partial(waited, run) for row, run in runs.items()}, cfg.eval.time_repeats)
     megapixels = (side * cfg.scale) ** 2 / 1e6
     costs: dict[str, dict[str, Any]] = {row: dict.fromkeys(report.COSTS) for row in report.ROWS}
     for row, ms in took.items():
         costs[row]["ms_per_megapixel"] = ms / megapixels
     share = cfg.label.input_scale**2  # of the teacher's input that is left at scale 1
     for row, net, part in (("student", students["student"], 1), ("teacher", teach.net, share)):
-        costs[row] |= {"params": student.params(net), "gmac_256": student.gmac(net, cfg.scale) * part}
+        costs[row] |= {"params": student.count_parameters(net), "gmac_256": student.gmac(net, cfg.scale) * part}
     if "student_no_teacher" in students:
         costs["student_no_teacher"] = dict(costs["student"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

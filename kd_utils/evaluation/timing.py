@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tqdm.auto import tqdm
 
 
-def by_turns(jobs: dict[str, Callable[[], object]], turns: int, warm: int = 1) -> dict[str, float]:
+def time_interleaved(jobs: dict[str, Callable[[], object]], turns: int, warm: int = 1) -> dict[str, float]:
     """Median milliseconds of each job.
 
     They take turns, so that a busy machine slows all alike; the first `warm` turns are not counted. A job that leaves

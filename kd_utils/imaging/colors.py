@@ -10,7 +10,7 @@ import numpy as np
 CELL = 16  # input pixels a side of a cell whose mean colour is kept
 
 
-def restore(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
+def match_low_frequencies(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
     """Give `canvas` (h*s, w*s, C) the low frequencies of its input `pixels` (h, w, C), in place.
 
     The difference of the two pictures' means over cells of `CELL` input pixels, smoothed (Gaussian, one cell) and
@@ -42,7 +42,7 @@ def _cell_means(a: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
     return (np.stack(sums) / area).astype(np.float32)
 
 
-def fill_clear(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def fill_transparent(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """(H, W, C) with the pixels of alpha 0 coloured by what is opaque around them (averages over growing blocks)."""
     if alpha.min() > 0 or alpha.max() == 0:
         return pixels

@@ -25,7 +25,7 @@ def check_writable(folder: Path) -> None:
         raise SharpenError(f"{folder} cannot be written ({there}: {e.strerror}): choose another folder") from e
 
 
-def plan(
+def pair_files(
     inputs: list[str], output: Path, failed: list[tuple[str, str]], left_out: Counter[str]
 ) -> Iterator[tuple[Path, Path]]:
     """The (input, output) files; what cannot be is added to `failed`, what is no image to `left_out`.

@@ -13,15 +13,18 @@ from kd_utils.common.errors import ImageError
 ORIENTATION = 0x0112
 
 
-def deep_tiff(data: bytes, name: str, tags: ImageFileDirectory_v2) -> np.ndarray:
-    """A TIFF's samples as `deep`, upright. OpenCV reads them, and heeds few tags: the rest is done or refused here."""
+def read_high_bit_depth_tiff(data: bytes, name: str, tags: ImageFileDirectory_v2) -> np.ndarray:
+    """A TIFF's samples as `read_high_bit_depth`, upright.
+
+    OpenCV reads them and heeds few tags: the rest is done or refused here.
+    """
     kind, channels = tags.get(262), tags.get(277, 1)
     if (kind, channels) not in ((0, 1), (1, 1), (2, 3), (2, 4)):
         raise ImageError(f"{name} is a deep TIFF that is neither gray nor RGB: save it as 16-bit RGB, or as 8 bit")
     if channels > 1 and tags.get(284) == 2:  # planes, which OpenCV mixes up
         a = upright(_sixteen(_planes(data, name), name), tags.get(ORIENTATION, 1))
     else:
-        a = deep(data, name)
+        a = read_high_bit_depth(data, name)
     if kind == 0:  # white is zero
         a = np.iinfo(a.dtype).max - a
     extra = tags.get(338, (2,))[0] if channels == 4 else 2
@@ -50,7 +53,7 @@ def _unmultiply(a: np.ndarray, rows: int = 256) -> None:
         a[y : y + rows, :, :3] = np.minimum((part[..., :3] * peak + alpha // 2) // np.maximum(alpha, 1), peak)
 
 
-def deep(data: bytes, name: str) -> np.ndarray:
+def read_high_bit_depth(data: bytes, name: str) -> np.ndarray:
     """Samples of more than 8 bits as uint16 (H, W, C) RGB, by OpenCV; floats must lie in [0, 1]."""
     try:
         a = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

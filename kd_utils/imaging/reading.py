@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from kd_utils.common.errors import ImageError
-from kd_utils.imaging.high_bit_depth import ORIENTATION, deep, deep_tiff, upright
+from kd_utils.imaging.high_bit_depth import ORIENTATION, read_high_bit_depth, read_high_bit_depth_tiff, upright
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 # Pillow refuses above twice its limit (179 megapixels, more than any camera's file) and only warns below that.
@@ -69,18 +69,18 @@ def read_rgb(source: str | Path | bytes, name: str = "") -> np.ndarray:
 
 def to_rgb(photo: Photo) -> np.ndarray:
     """uint8 (H, W, 3) RGB of a photo, as `read_rgb`."""
-    rgb = to_uint8(photo.pixels)
+    rgb = to_8_bit(photo.pixels)
     if rgb.shape[2] == 1:
         rgb = np.repeat(rgb, 3, axis=2)
-    return rgb if photo.alpha is None else over_white(rgb, to_uint8(photo.alpha))
+    return rgb if photo.alpha is None else composite_over_white(rgb, to_8_bit(photo.alpha))
 
 
-def to_uint8(a: np.ndarray) -> np.ndarray:
+def to_8_bit(a: np.ndarray) -> np.ndarray:
     """uint16 rounded to uint8 (65535 is 255); uint8 as it is."""
     return a if a.dtype == np.uint8 else ((a.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def composite_over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """uint8 (H, W, C) with uint8 alpha (H, W) over white."""
     a = alpha[..., None].astype(np.uint16)
     return ((rgb * a + 255 * (255 - a) + 127) // 255).astype(np.uint8)
@@ -135,14 +135,14 @@ def _photo(image: Image.Image, data: bytes, name: str) -> Photo:
     turn, exif = _exif(image)
     if bits > 8 and image.format == "PNG":
         image.load()  # finds a file cut short, which OpenCV would fill with black
-        pixels = upright(deep(data, name), turn)
+        pixels = upright(read_high_bit_depth(data, name), turn)
         if data[25] == 4:  # OpenCV widens gray with alpha to four channels
             pixels = pixels[..., (0, 3)]
         clear = image.info.get("transparency")
         if data[25] == 0 and clear is not None:  # the gray that is transparent, which OpenCV does not heed
             pixels = np.concatenate([pixels, np.where(pixels == clear, 0, 65535).astype(np.uint16)], axis=2)
     elif bits > 8:
-        pixels = deep_tiff(data, name, image.tag_v2)
+        pixels = read_high_bit_depth_tiff(data, name, image.tag_v2)
     else:
         if image.mode == "CMYK" or image.mode == "LAB":
             image, icc = _to_srgb(image, icc), None
@@ -198,7 +198,7 @@ def _strange_tiff(data: bytes, name: str) -> Photo:
     if width * height > 2 * Image.MAX_IMAGE_PIXELS or channels not in (1, 3, 4) or tags.next:
         what = f"{width}x{height} pixels of {channels} samples" + (" and several pages" if tags.next else "")
         raise ImageError(f"{name} is a TIFF of {what}: save it as one gray, RGB or RGBA picture")
-    return Photo(*_apart(deep_tiff(data, name, tags)), tags.get(34675))
+    return Photo(*_apart(read_high_bit_depth_tiff(data, name, tags)), tags.get(34675))
 
 
 def _exif(image: Image.Image) -> tuple[int, bytes | None]:

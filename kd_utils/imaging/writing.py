@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from kd_utils.common.errors import ImageError
-from kd_utils.imaging.reading import Photo, over_white, to_uint8
+from kd_utils.imaging.reading import Photo, composite_over_white, to_8_bit
 
 SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # at most, in pixels
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -48,11 +48,11 @@ def encode(photo: Photo, suffix: str) -> list[bytes]:
         return _png(photo, exif)
     if suffix in (".tif", ".tiff"):
         return _tiff(photo, exif)
-    pixels, alpha = to_uint8(photo.pixels), None if photo.alpha is None else to_uint8(photo.alpha)
+    pixels, alpha = to_8_bit(photo.pixels), None if photo.alpha is None else to_8_bit(photo.alpha)
     if suffix in (".jpg", ".jpeg"):
-        return _jpeg(pixels if alpha is None else over_white(pixels, alpha), photo, exif)
+        return _jpeg(pixels if alpha is None else composite_over_white(pixels, alpha), photo, exif)
     if alpha is not None and suffix == ".bmp":
-        pixels, alpha = over_white(pixels, alpha), None
+        pixels, alpha = composite_over_white(pixels, alpha), None
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     if alpha is not None:
         image = image.convert("RGB")

@@ -26,7 +26,7 @@ SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
 UP = 4  # the body always runs on the output/4 grid
 
 
-class WideConv(nn.Module):
+class CollapsibleConv(nn.Module):
     """A 3x3 convolution whose kernel is composed of several while training; `kernel()` is the plain one."""
 
     def __init__(self, cin: int, cout: int, expand: int):
@@ -73,7 +73,7 @@ class Student(nn.Module):
         self.down = UP // scale
 
         def conv(cin: int, cout: int) -> nn.Module:
-            return WideConv(cin, cout, expand) if expand else nn.Conv2d(cin, cout, 3, padding=1)
+            return CollapsibleConv(cin, cout, expand) if expand else nn.Conv2d(cin, cout, 3, padding=1)
 
         layers: list[nn.Module] = [conv(3 * self.down**2, feat), nn.PReLU(feat)]
         for _ in range(convs):
@@ -115,7 +115,7 @@ def fuse(net: Student) -> Student:
     plain = Student(net.feat, net.convs, net.scale)
     plain = plain.to(next(net.parameters()))
     for new, old in zip(getattr(plain, net.trunk), getattr(net, net.trunk), strict=True):
-        if isinstance(old, WideConv):
+        if isinstance(old, CollapsibleConv):
             new.load_state_dict({"weight": old.kernel(), "bias": old.bias})
         else:
             new.load_state_dict(old.state_dict())
@@ -151,7 +151,7 @@ def load(path: str | Path) -> Student:
     return net.eval()
 
 
-def params(net: nn.Module) -> int:
+def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
@@ -170,7 +170,7 @@ def widen(plain: Student, expand: int) -> Student:
     """The training form of a plain student, computing the same: training goes on from a shipped file."""
     net = Student(plain.feat, plain.convs, plain.scale, expand)
     for new, old in zip(getattr(net, net.trunk), getattr(plain, plain.trunk), strict=True):
-        if isinstance(new, WideConv):
+        if isinstance(new, CollapsibleConv):
             new.weight += old.weight - new.kernel()
             new.bias.copy_(old.bias)
         else:

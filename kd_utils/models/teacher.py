@@ -60,7 +60,7 @@ class _Clamped(nn.Module):
         return self.net(x).clamp(0, 1)
 
 
-def find(name: str) -> Path:
+def find_teacher(name: str) -> Path:
     """The checkpoint file of a registry name (fetched if need be) or a path. Raises TeacherError or SourceError."""
     if name in STAND_INS:
         return shipped(f"{name}.pth")
@@ -75,13 +75,13 @@ def find(name: str) -> Path:
     return path
 
 
-def load(name: str, device: str | torch.device = "cpu") -> Teacher:
+def load_teacher(name: str, device: str | torch.device = "cpu") -> Teacher:
     """Load a teacher by registry name or path, in eval mode, fp32, without gradients.
 
     Official files hold `params_ema` (RRDBNet) or `params` (Compact); both are read. Raises TeacherError for a file
     that is no x4 RGB Real-ESRGAN network.
     """
-    path = find(name)
+    path = find_teacher(name)
     try:
         net, architecture = _read(path)
     except CheckpointError as e:
@@ -128,7 +128,7 @@ def check_input(teacher: Teacher, scale: int, input_scale: float) -> None:
 
 
 @torch.inference_mode()
-def target(teacher: Teacher, lr: Tensor, scale: int, input_scale: float = 1.0) -> Tensor:
+def teacher_target(teacher: Teacher, lr: Tensor, scale: int, input_scale: float = 1.0) -> Tensor:
     """What the student is to reproduce: (N, 3, h, w) in [0, 1] -> (N, 3, h*scale, w*scale) in [0, 1].
 
     For scale 4 the teacher's output; below, that output resized down (antialiased bicubic). At scale 1, `input_scale`
@@ -154,9 +154,9 @@ class Labelled:
     teacher: Teacher = field(repr=False)
 
 
-def identify(name: str) -> tuple[str, str]:
+def identify_teacher(name: str) -> tuple[str, str]:
     """The name and the sha256 that a teacher's artefacts carry, without loading it."""
-    return (name if name in TEACHERS + STAND_INS else find(name).stem), files.sha256(find(name))
+    return (name if name in TEACHERS + STAND_INS else find_teacher(name).stem), files.sha256(find_teacher(name))
 
 
 def provenance(cfg: Config, name: str, sha256: str, crops: str) -> dict[str, Any]:
@@ -175,14 +175,14 @@ def label(cfg: Config) -> Labelled:
     crops_dir, out = cfg.path("crops"), cfg.path("labels")
     index = prepare.read_index(cfg)
     rank, world, _ = devices.ranks()
-    device = devices.pick(cfg.device)
-    teacher = load(cfg.teacher, device)
+    device = devices.resolve_device(cfg.device)
+    teacher = load_teacher(cfg.teacher, device)
     check_input(teacher, cfg.scale, cfg.label.input_scale)
     if cfg.train.init == "teacher":
         pruning.check(teacher.compact(), *student.shape(cfg.student.size))  # said before the labels are made, not after
     if teacher.stand_in and rank == 0:
         print(f"Teacher: {teacher.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
-    if rank == 0 and (warning := devices.slow(device, "label.dtype", cfg.label.dtype)):
+    if rank == 0 and (warning := devices.bf16_warning(device, "label.dtype", cfg.label.dtype)):
         print(warning)
     want = provenance(cfg, teacher.name, teacher.sha256, index["key"])
     if (out / "index.json").is_file():  # hours of labelling, perhaps another run's (the folder may be linked)
@@ -210,18 +210,22 @@ def label(cfg: Config) -> Labelled:
             )
             made += len(lr)
     if rank == 0:
-        files.only(out, {e["file"] for e in shards})
+        files.delete_stale_shards(out, {e["file"] for e in shards})
         files.write_json(out / "index.json", want)
     return Labelled(out, len(shards), sum(e["count"] for e in shards), made, teacher)
 
 
 def _label_batch(teacher: Teacher, lr: np.ndarray, cfg: Config, device: torch.device, bar: Any) -> np.ndarray:
-    dtype = devices.half(device) if cfg.label.dtype == "auto" else devices.autocast(device, cfg.label.dtype).dtype
+    dtype = (
+        devices.inference_dtype(device)
+        if cfg.label.dtype == "auto"
+        else devices.autocast(device, cfg.label.dtype).dtype
+    )
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         x = to_tensor(lr, device)
         if dtype == torch.bfloat16:  # a CPU's bf16 kernels want this order; in fp32 it would move the last bits
             x = x.contiguous(memory_format=torch.channels_last)
-        y = target(teacher, x, cfg.scale, cfg.label.input_scale)
+        y = teacher_target(teacher, x, cfg.scale, cfg.label.input_scale)
     if not y.isfinite().all():
         kind = str(dtype).removeprefix("torch.")
         raise TeacherError(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class UnknownReach(ValueError):
+class UnknownReceptiveField(ValueError):
     """A network with a layer whose reach is not known: it cannot be tiled."""
 
 
@@ -25,7 +25,7 @@ PLAIN = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.PixelUnshuffle, nn
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """What tiling needs to know of a network."""
 
     radius: int  # input pixels beyond a tile that can change it
@@ -34,12 +34,12 @@ class Reach:
     pixel_bytes: int  # memory that one input pixel takes while the network runs, about
 
 
-def probe(net: nn.Module) -> Reach:
+def measure_receptive_field(net: nn.Module) -> ReceptiveField:
     """Walk the layers on a tiny input: each k x k convolution reaches (k // 2) * dilation pixels of its own grid.
 
     The sum along all layers is exact for a chain (Compact, our students) and for RRDBNet, whose longest path passes
     through every convolution; for parallel branches it is an upper bound. Nearest upsampling keeps it:
-    ceil((ceil(a) + n) / 2) = ceil((a + n) / 2). Raises UnknownReach.
+    ceil((ceil(a) + n) / 2) = ceil((a + n) / 2). Raises UnknownReceptiveField.
     """
     reach, most, coarse = 0.0, 0.0, 1.0
     side = 8
@@ -50,12 +50,12 @@ def probe(net: nn.Module) -> Reach:
         grid = out.shape[-1] / side  # pixels of this layer for an input pixel
         if (weight := getattr(m, "weight", None)) is not None and weight.ndim == 4:
             if getattr(m, "stride", (1,)) not in ((1,), (1, 1), 1):
-                raise UnknownReach(f"a strided {type(m).__name__} is in it")
+                raise UnknownReceptiveField(f"a strided {type(m).__name__} is in it")
             dilation = getattr(m, "dilation", (1, 1))
             reach += max(k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)) / grid
             coarse = max(coarse, 1 / grid)
         elif not isinstance(m, PLAIN) and not (isinstance(m, nn.Upsample) and m.mode == "nearest"):
-            raise UnknownReach(f"{type(m).__name__} is in it")
+            raise UnknownReceptiveField(f"{type(m).__name__} is in it")
         most = max(most, (args[0].numel() + out.numel()) / side**2)
 
     hooks = [m.register_forward_hook(look) for m in net.modules() if not next(m.children(), None)]
@@ -68,10 +68,10 @@ def probe(net: nn.Module) -> Reach:
     multiple = math.ceil(coarse)
     radius = math.ceil(reach / multiple - 1e-9) * multiple
     pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2 + 128  # and the copies around it
-    return Reach(radius, out.shape[-1] // side, multiple, pixel_bytes)
+    return ReceptiveField(radius, out.shape[-1] // side, multiple, pixel_bytes)
 
 
-def choose_tile(reach: Reach, overlap: int, device: torch.device) -> int:
+def choose_tile(reach: ReceptiveField, overlap: int, device: torch.device) -> int:
     """The side of a tile (without overlap) whose activations fit into the memory there is."""
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] // 2
@@ -105,9 +105,9 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e).lower() for s in said)
 
 
-def each(
+def process_tiles(
     fn: Callable[[Tensor], Tensor],
-    reach: Reach,
+    reach: ReceptiveField,
     size: tuple[int, int],
     read: Callable[[int, int, int, int], Tensor],
     write: Callable[[int, int, Tensor], None],
@@ -169,7 +169,7 @@ def run(net: nn.Module, image: Tensor, tile: int | None = None, overlap: int | N
     The result is where `image` is; tiles are computed where the network is. Sides that are no multiple of what the
     network needs are padded with their last row and column.
     """
-    reach, p = probe(net), next(net.parameters())
+    reach, p = measure_receptive_field(net), next(net.parameters())
     out = torch.empty(*image.shape[:2], image.shape[2] * reach.scale, image.shape[3] * reach.scale, device=image.device)
 
     def read(top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -178,14 +178,14 @@ def run(net: nn.Module, image: Tensor, tile: int | None = None, overlap: int | N
     def write(y: int, x: int, part: Tensor) -> None:
         out[..., y : y + part.shape[2], x : x + part.shape[3]] = part
 
-    each(net, reach, tuple(image.shape[2:]), read, write, tile, overlap, p.device)
+    process_tiles(net, reach, tuple(image.shape[2:]), read, write, tile, overlap, p.device)
     return out
 
 
 @torch.inference_mode()
 def to_canvas(
     fn: Callable[[Tensor], Tensor],
-    reach: Reach,
+    reach: ReceptiveField,
     pixels: np.ndarray,
     device: torch.device | None = None,
     tile: int | None = None,
@@ -214,5 +214,5 @@ def to_canvas(
         canvas[y : y + part.shape[0], x : x + part.shape[1]] = part.contiguous().cpu().numpy()
         progress(part.shape[0] * part.shape[1])
 
-    each(fn, reach, (h, w), read, write, tile, overlap, device)
+    process_tiles(fn, reach, (h, w), read, write, tile, overlap, device)
     return canvas

@@ -29,7 +29,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path 
     data = buffer.getvalue()
     path = files.write_bytes(folder / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
     if drive:
-        files.keep(path, drive / path.name)
+        files.backup(path, drive / path.name)
     for place in filter(None, (folder, drive)):
         with suppress(OSError):  # what cannot be removed now is removed the next time
             if not (place / path.name).is_file():

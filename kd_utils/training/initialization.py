@@ -19,12 +19,12 @@ ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted o
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
 
 
-def seed(cfg: Config) -> int:
+def training_seed(cfg: Config) -> int:
     """Of the start and of the order of crops."""
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
 
 
-def settled(cfg: Config, index: dict[str, Any]) -> Config:
+def resolve_auto_init(cfg: Config, index: dict[str, Any]) -> Config:
     """`train.init=auto` made "teacher" where the student can be cut out of the teacher, else "". `index` is of the
     crops.
     """
@@ -33,7 +33,7 @@ def settled(cfg: Config, index: dict[str, Any]) -> Config:
     fits = False
     if cfg.scale == 4:
         try:
-            big = student.load(teacher.find(cfg.teacher))
+            big = student.load(teacher.find_teacher(cfg.teacher))
             count = sum(e["count"] for e in index["shards"] if e["split"] == "train")
             fits = pruning.holds(big, *student.shape(cfg.student.size)) and _enough(cfg, count, big)
         except student.StudentError:
@@ -45,9 +45,9 @@ def _enough(cfg: Config, crops: int, big: student.Student) -> bool:
     return crops * (cfg.data.crop // cfg.scale) ** 2 >= ENOUGH * big.feat
 
 
-def network(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
+def initial_student(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
     """The student before its first step. Raises TrainError, StudentError or TeacherError."""
-    torch.manual_seed(seed(cfg))
+    torch.manual_seed(training_seed(cfg))
     if not cfg.train.init:
         return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
     net = _from_teacher(cfg, crops, device) if cfg.train.init == "teacher" else _from_file(cfg)
@@ -68,14 +68,14 @@ def _from_file(cfg: Config) -> student.Student:
 
 def _from_teacher(cfg: Config, crops: Crops, device: torch.device) -> student.Student:
     """The student that `prune.prune` cuts out of the teacher, fitted on a few of the training crops."""
-    big = teacher.load(cfg.teacher).compact()
+    big = teacher.load_teacher(cfg.teacher).compact()
     if not _enough(cfg, len(crops), big):
         raise TrainError(
             f"train.init=teacher: {len(crops)} crops of data.crop={cfg.data.crop} are too few to fit a student cut out "
             f"of {cfg.teacher} on: raise data.crops_per_photo, or leave train.init out"
         )
     side = cfg.data.crop // cfg.scale
-    ids = np.random.default_rng([seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
+    ids = np.random.default_rng([training_seed(cfg), 3]).permutation(len(crops))[: max(4, FITTED // side**2)]
     place = device if device.type == "cuda" else torch.device("cpu")  # it needs float64
     lr = to_tensor(crops.batch(ids, ids * 0)[0].numpy(), place)
     return pruning.prune(big.to(place), *student.shape(cfg.student.size), lr).cpu()

@@ -46,12 +46,12 @@ def fft_l1(a: Tensor, b: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft2(_full(a - b))).abs().mean()
 
 
-def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, positions: np.ndarray) -> tuple[Tensor, Tensor]:
     """One square of `side` pixels from every 1/`fraction`-th sample of a batch: two (K, C, side, side) tensors.
 
     K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway).
-    `spots`, (N, 2) in [0, 1), places each sample's square. Ranks that hold contiguous parts of a global batch pass
-    their rows of its spots, and take the very crops that one process would.
+    `positions`, (N, 2) in [0, 1), places each sample's square. Ranks that hold contiguous parts of a global batch pass
+    their rows of its positions, and take the very crops that one process would.
     """
     n, _, height, width = pred.shape
     room = height - side, width - side
@@ -60,7 +60,7 @@ def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, spots: n
     count = max(1, round(fraction * n))
     crops = []
     for i in (k * n // count for k in range(count)):
-        top, left = (int(u * (r + 1)) for u, r in zip(spots[i], room, strict=True))
+        top, left = (int(u * (r + 1)) for u, r in zip(positions[i], room, strict=True))
         crops.append((i, slice(None), slice(top, top + side), slice(left, left + side)))
     return torch.stack([pred[c] for c in crops]), torch.stack([target[c] for c in crops])
 

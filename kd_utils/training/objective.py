@@ -12,10 +12,16 @@ from kd_utils.config import Config
 from kd_utils.training import losses
 
 
-def loss_of(
-    cfg: Config, pred: Tensor, label: Tensor, hr: Tensor, vgg: losses.VGGFeatures | None, spots: np.ndarray, step: int
+def distillation_loss(
+    cfg: Config,
+    pred: Tensor,
+    label: Tensor,
+    hr: Tensor,
+    vgg: losses.VGGFeatures | None,
+    positions: np.ndarray,
+    step: int,
 ) -> Tensor:
-    """The training loss of a batch, a scalar: pred, label, hr (N, 3, H, W); `spots` (N, 2) place the sub-crops.
+    """The training loss of a batch, a scalar: pred, label, hr (N, 3, H, W); `positions` (N, 2) place the sub-crops.
 
     A border of `loss.margin` (times 4 pixels) is left out. It is 0 by default: the student sees the same zero padding
     as the teacher did, and has to learn what the teacher does at a photo's edge (docs/LOG.md).
@@ -35,7 +41,7 @@ def loss_of(
         loss = loss + w.fft * losses.fft_l1(pred, label)
     for weight, target in ((w.perceptual, label), (w.perceptual_gt, hr)):
         if weight:
-            seen = losses.sub_crops(pred, target, w.crop, w.fraction, spots)
+            seen = losses.sub_crops(pred, target, w.crop, w.fraction, positions)
             loss = loss + weight * losses.perceptual(*seen, vgg)
     return loss
 
@@ -47,7 +53,7 @@ def gt_weight(cfg: Config, step: int) -> float:
     return cfg.loss.gt + (cfg.loss.gt_end - cfg.loss.gt) * step / max(1, cfg.train.steps - 1)
 
 
-def without_teacher(cfg: Config) -> Config:
+def baseline_config(cfg: Config) -> Config:
     """The same network, data and steps, L1 to the original only."""
     plain = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
     return replace(cfg, loss=plain, train=replace(cfg.train, init=""))

@@ -78,15 +78,15 @@ def _eigenvectors(matrix: Tensor) -> Tensor:
         return torch.linalg.eigh(matrix.double()).eigenvectors.to(matrix.dtype)
 
 
-def make(name: str, params, lr: float, betas: list[float], fused: bool = False) -> torch.optim.Optimizer:
+def make_optimizer(name: str, params, lr: float, betas: list[float], fused: bool = False) -> torch.optim.Optimizer:
     """`name`: "adam", or "soap" (its betas are its own: .95 for both moments, as its authors advise)."""
     if name == "soap":
         return SOAP(params, lr)
     return torch.optim.Adam(params, lr, tuple(betas), fused=fused)
 
 
-def restore(opt: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a checkpoint's state, of another device too: whether Adam is fused stays as `make` made it here."""
+def load_optimizer_state(opt: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a checkpoint's state, also one of another device: Adam stays fused, or not, as `make_optimizer` made it."""
     for saved, here in zip(state["param_groups"], opt.param_groups, strict=True):
         saved |= {k: here[k] for k in ("fused",) if k in here}
     opt.load_state_dict(state)

@@ -16,11 +16,11 @@ from kd_utils.data.crops import Crops
 from kd_utils.evaluation import figures, metrics
 from kd_utils.models import student
 
-SHOWN = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
+TRAINING_FILES = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
 
 
 @dataclass
-class Watch:
+class ValidationEvent:
     """What a notebook is shown at each validation."""
 
     name: str
@@ -36,7 +36,7 @@ def validate(
     valid: Crops,
     step: int,
     history: dict[str, Any],
-    watch: Callable[[Watch], None] | None,
+    watch: Callable[[ValidationEvent], None] | None,
 ) -> None:
     """Scores of the EMA student on the validation crops (mean PSNR on Y, border = scale), and pictures of a few."""
     device = next(ema.parameters()).device
@@ -60,4 +60,4 @@ def validate(
     files.write_png(folder / "curve.png", figures.curve(history))
     files.write_png(folder / "valid.png", figures.grid(pictures, columns=4))
     if watch:
-        watch(Watch(name, history, pictures))
+        watch(ValidationEvent(name, history, pictures))
