@@ -16,6 +16,7 @@ import torch
 from kd_utils.common import devices
 from kd_utils.evaluation import timing
 from kd_utils.models import student
+from kd_utils.models.vgg import load_vgg
 from kd_utils.training import losses
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     where = devices.resolve_device(args.device)
     amp = devices.autocast(where)
     net = student.build(args.size, 4, args.expand).to(where, memory_format=torch.channels_last)
-    vgg = losses.load_vgg(args.vgg, device=where)
+    vgg = load_vgg(args.vgg, device=where)
     adam = torch.optim.Adam(net.parameters(), 1e-4)
     small, large = args.side_lr, 4 * args.side_lr
     lr = torch.rand(args.batch, 3, small, small, device=where).contiguous(memory_format=torch.channels_last)

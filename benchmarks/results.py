@@ -30,7 +30,7 @@ from kd_utils.data.degradations import degrade
 from kd_utils.evaluation import figures, metrics, timing
 from kd_utils.imaging import reading
 from kd_utils.models import student, teacher, tiling
-from kd_utils.training import losses
+from kd_utils.models.vgg import load_vgg, vgg_distance
 
 WEIGHTS = ROOT / "assets" / "weights"
 X4 = {
@@ -117,7 +117,7 @@ def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg:
                 found[name][f"ssim{suffix}"] = metrics.ssim(image, ref, scale, True)
     far: list[Any] = [None] * len(out)
     if vgg and out:
-        far = losses.vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
+        far = vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
     for name, distance in zip(out, far, strict=True):
         found[name] |= {"vgg": distance, "vgg_by": judge}
         files.write_json(paths[name], found[name])
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
     parser.add_argument("--dry", action="store_true", help="print the tables, write no document")
     args = parser.parse_args(argv)
-    vgg = losses.load_vgg(args.vgg) if args.vgg else None
+    vgg = load_vgg(args.vgg) if args.vgg else None
     if not vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
     x4 = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]

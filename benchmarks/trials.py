@@ -25,13 +25,13 @@ from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.data import crops
 from kd_utils.evaluation import metrics
 from kd_utils.models import student, teacher
-from kd_utils.training import losses
+from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
 
 OWN = {"crops": ("data.", "degrade."), "labels": ("data.", "degrade.", "label.", "teacher")}  # what asks for its own
 
 
 def run(
-    cfg: config.Config, folder: Path, common: config.Config, changed: list[str], vgg: losses.VGGFeatures | None
+    cfg: config.Config, folder: Path, common: config.Config, changed: list[str], vgg: VGGFeatures | None
 ) -> dict[str, Any]:
     """Train `cfg` in `folder`, on the crops and labels of `common` where it `changed` nothing of theirs; its scores."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def run(
 
 
 @torch.inference_mode()
-def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | None) -> dict[str, float]:
+def scores(cfg: config.Config, net: student.Student, vgg: VGGFeatures | None) -> dict[str, float]:
     """Means over the validation crops of `cfg`; the VGG19 distance to the original over every fourth (it is slow)."""
     valid = crops.Crops(cfg, prepare.read_index(cfg), "valid")
     ids = np.arange(len(valid))
@@ -68,7 +68,7 @@ def scores(cfg: config.Config, net: student.Student, vgg: losses.VGGFeatures | N
         for key, score in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
             found[f"{key}_{name}"] = float(np.mean([score(a, b, 4, True) for a, b in zip(out, ref, strict=True)]))
     if vgg:
-        found["vgg"] = losses.vgg_distance(to_tensor(out[::4]), to_tensor(hr[::4]), vgg).mean().item()
+        found["vgg"] = vgg_distance(to_tensor(out[::4]), to_tensor(hr[::4]), vgg).mean().item()
     return found
 
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     common = make({})
     prepare.prepare(common)
     teacher.label(common)
-    vgg = losses.load_vgg(common.loss.vgg) if common.loss.vgg != "imagenet" else None
+    vgg = load_vgg(common.loss.vgg) if common.loss.vgg != "imagenet" else None
     if not vgg:
         print("The VGG19 distance is left out: set loss.vgg to the path of ImageNet weights.")
     folder = Path(args.workdir) / "trials"

@@ -26,7 +26,8 @@ from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config, make
 from kd_utils.evaluation import costs, figures, metrics, page, report
 from kd_utils.models import student, teacher, tiling
-from kd_utils.training import initialization, losses
+from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
+from kd_utils.training import initialization
 
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
 VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
@@ -177,13 +178,13 @@ def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student,
     return {"settings": made, "versions": net.meta.get("versions")}
 
 
-def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> losses.VGGFeatures | None:
+def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> VGGFeatures | None:
     """ImageNet's VGG19 where the training had it, else a note: random features may teach, but they cannot judge."""
     if cfg.loss.vgg == "random" or (cfg.loss.vgg == "imagenet" and not cfg.loss.uses_vgg):
         notes.append("The VGG19 distance is left out: it needs ImageNet weights (set loss.vgg to their path).")
         return None
     try:
-        return losses.load_vgg(cfg.loss.vgg, device=device)
+        return load_vgg(cfg.loss.vgg, device=device)
     except sources.SourceError as error:
         notes.append(f"The VGG19 distance is left out: {error}")
         return None
@@ -223,10 +224,10 @@ def _drift(a: np.ndarray, b: np.ndarray) -> list[float]:
     return [round(float(v), 4) for v in np.abs(low[0] - low[1]).mean(0, dtype=np.float64)]
 
 
-def _distance(a: np.ndarray, b: np.ndarray, vgg: losses.VGGFeatures, device: torch.device) -> float:
+def _distance(a: np.ndarray, b: np.ndarray, vgg: VGGFeatures, device: torch.device) -> float:
     height, width = (min(VGG_SIDE, n) for n in a.shape[:2])
     a, b = (to_tensor(_centre(x, height, width)[None], device) for x in (a, b))
-    return losses.vgg_distance(a, b, vgg).item()
+    return vgg_distance(a, b, vgg).item()
 
 
 def _centre(x: np.ndarray, height: int, width: int) -> np.ndarray:

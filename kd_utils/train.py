@@ -26,7 +26,8 @@ from kd_utils.common.errors import TrainError
 from kd_utils.config import INITS, VGGS, Config, to_dict, with_defaults
 from kd_utils.data.crops import Crops, sample_batch
 from kd_utils.models import student, teacher
-from kd_utils.training import checkpoints, initialization, losses, objective, optimizers
+from kd_utils.models.vgg import load_vgg
+from kd_utils.training import checkpoints, initialization, objective, optimizers
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
 
 NO_TEACHER = "no_teacher"
@@ -154,7 +155,7 @@ def train_student(
         history = state["history"]
         if place.rank == 0:
             print(f"{name}: goes on from step {first}")
-    vgg = losses.load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
+    vgg = load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
     if vgg is not None and double:
         vgg.double()
     if t.compile:

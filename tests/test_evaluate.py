@@ -18,7 +18,7 @@ from kd_utils.__main__ import main as cli
 from kd_utils.common import files, tensors
 from kd_utils.evaluation import metrics, page, report
 from kd_utils.models import student
-from kd_utils.training import losses
+from kd_utils.models.vgg import load_vgg
 
 TINY = (
     "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
@@ -224,7 +224,7 @@ def test_refusals(copy, tmp_path):
 
 
 def test_vgg_distance_is_reported_where_its_weights_are(copy, tmp_path):
-    vgg = losses.load_vgg("random")
+    vgg = load_vgg("random")
     torch.save(vgg.features.state_dict(), tmp_path / "vgg.pth")
     done = evaluate.evaluate(_with(copy, loss__vgg=str(tmp_path / "vgg.pth")))
     result = files.read_json(done.metrics)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kd_utils.models import vgg as vgg19
 from kd_utils.training import losses
 
 
@@ -22,7 +23,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def vgg():
-    return losses.load_vgg("random")
+    return vgg19.load_vgg("random")
 
 
 def _pair(n=2, h=48, w=40, seed=0):
@@ -48,7 +49,7 @@ def test_l1_and_fft():
 def test_random_vgg_is_the_same_everywhere():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    vgg = losses.load_vgg("random")
+    vgg = vgg19.load_vgg("random")
     assert torch.equal(torch.random.get_rng_state(), before), "loading must not draw from the global random numbers"
     digest = hashlib.sha256()
     for value in vgg.features.state_dict().values():
@@ -68,7 +69,7 @@ def test_perceptual_is_real_esrgans_relative_to_each_layers_size(vgg):
     a, b = _pair()
 
     def by_hand(x):  # the taps cloned before an in-place ReLU could touch them
-        x = (x - torch.tensor(losses.MEAN).view(1, 3, 1, 1)) / torch.tensor(losses.STD).view(1, 3, 1, 1)
+        x = (x - torch.tensor(vgg19.MEAN).view(1, 3, 1, 1)) / torch.tensor(vgg19.STD).view(1, 3, 1, 1)
         taps = []
         for i, module in enumerate(vgg.features):
             x = module(x)
@@ -88,7 +89,7 @@ def test_perceptual_does_not_depend_on_the_scale_of_the_weights(tmp_path, vgg):
     state["0.weight"] *= 100
     torch.save(state, tmp_path / "large.pth")
     a, b = _pair()
-    large = losses.perceptual(a, b, losses.load_vgg(tmp_path / "large.pth"))
+    large = losses.perceptual(a, b, vgg19.load_vgg(tmp_path / "large.pth"))
     torch.testing.assert_close(large, losses.perceptual(a, b, vgg))
 
 
@@ -150,17 +151,17 @@ def test_distance_in_strips_is_the_whole_images(vgg, height):
     a, b = _pair(2, height, 45)
     wanted = _distance_by_hand(a, b, vgg)
     for rows in (64, 256):
-        got = losses.vgg_distance(a, b, vgg, rows)
+        got = vgg19.vgg_distance(a, b, vgg, rows)
         assert got.shape == (2,)
         torch.testing.assert_close(got.float(), wanted, rtol=1e-5, atol=0)
-    assert losses.vgg_distance(a, a, vgg, 64).tolist() == [0, 0]
-    one = losses.vgg_distance(a, b[:1], vgg, 64)
+    assert vgg19.vgg_distance(a, a, vgg, 64).tolist() == [0, 0]
+    one = vgg19.vgg_distance(a, b[:1], vgg, 64)
     torch.testing.assert_close(one.float(), _distance_by_hand(a, b[:1].expand_as(a), vgg), rtol=1e-5, atol=0)
 
 
 def test_distance_refuses(vgg):
     with pytest.raises(ValueError, match="one size"):
-        losses.vgg_distance(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9), vgg)
+        vgg19.vgg_distance(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9), vgg)
 
 
 def test_weights_from_a_file(tmp_path, vgg):
@@ -168,7 +169,7 @@ def test_weights_from_a_file(tmp_path, vgg):
     state["classifier.0.weight"] = torch.zeros(3)
     torch.save(state, tmp_path / "full.pth")
     torch.save({k: v.half() for k, v in vgg.features.state_dict().items()}, tmp_path / "bare.pth")
-    full, bare = (losses.load_vgg(tmp_path / f"{n}.pth") for n in ("full", "bare"))
+    full, bare = (vgg19.load_vgg(tmp_path / f"{n}.pth") for n in ("full", "bare"))
     assert "full.pth" in full.name
     a, b = _pair()
     assert losses.perceptual(a, b, full) == losses.perceptual(a, b, vgg)
@@ -187,17 +188,17 @@ def test_clear_errors(tmp_path, vgg):
         "page": "not a PyTorch checkpoint",
         "missing": "no VGG19 weights at",
     }.items():
-        with pytest.raises(losses.VGGError, match=says):
-            losses.load_vgg(tmp_path / f"{name}.pth")
-    with pytest.raises(losses.VGGError, match=r"has no features\.19\.weight.*conv4_4"):
-        losses.load_vgg(tmp_path / "short.pth", "conv4_4")
-    with pytest.raises(losses.VGGError, match="unknown VGG19 layer"):
-        losses.load_vgg("random", "conv9_9")
+        with pytest.raises(vgg19.VGGError, match=says):
+            vgg19.load_vgg(tmp_path / f"{name}.pth")
+    with pytest.raises(vgg19.VGGError, match=r"has no features\.19\.weight.*conv4_4"):
+        vgg19.load_vgg(tmp_path / "short.pth", "conv4_4")
+    with pytest.raises(vgg19.VGGError, match="unknown VGG19 layer"):
+        vgg19.load_vgg("random", "conv9_9")
 
 
 def test_real_vgg19(shared):
     """The file of shared weights loads, and the distance orders what the eye orders: a little noise below a lot."""
-    vgg = losses.load_vgg(shared / "weights/vgg19_features_to_conv3_4.pth")
+    vgg = vgg19.load_vgg(shared / "weights/vgg19_features_to_conv3_4.pth")
     a, b = _pair(1, 64, 64)
-    near, far = losses.vgg_distance(a, a + 0.2 * (b - a), vgg), losses.vgg_distance(a, b, vgg)
+    near, far = vgg19.vgg_distance(a, a + 0.2 * (b - a), vgg), vgg19.vgg_distance(a, b, vgg)
     assert 0 < near.item() < far.item() < 6

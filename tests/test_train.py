@@ -18,6 +18,7 @@ from kd_utils.common import devices, files
 from kd_utils.config import make
 from kd_utils.data import crops
 from kd_utils.models import student, teacher
+from kd_utils.models.vgg import load_vgg
 from kd_utils.train import TrainError
 from kd_utils.training import checkpoints, losses, objective, optimizers
 
@@ -290,7 +291,7 @@ def test_schedules():
 
 def test_the_loss_is_the_sum_of_its_terms():
     pred, label, hr = torch.rand(3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    spots, vgg = np.full((4, 2), 0.5), losses.load_vgg("random")
+    spots, vgg = np.full((4, 2), 0.5), load_vgg("random")
     off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
 
     def of(sets: str) -> float:

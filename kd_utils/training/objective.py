@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kd_utils.config import Config
+from kd_utils.models.vgg import VGGFeatures
 from kd_utils.training import losses
 
 
@@ -17,7 +18,7 @@ def distillation_loss(
     pred: Tensor,
     label: Tensor,
     hr: Tensor,
-    vgg: losses.VGGFeatures | None,
+    vgg: VGGFeatures | None,
     positions: np.ndarray,
     step: int,
 ) -> Tensor:
