@@ -6,11 +6,11 @@ import http.server
 import threading
 from pathlib import Path
 
-import pipeline
 import pytest
 import torch
-from server import Handler, Site
-from training import TINY, config
+from helpers import pipeline
+from helpers.server import Handler, Site
+from helpers.training import TINY, config
 
 from kd_utils import prepare, train
 from kd_utils.common import downloads

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import config, difference
+from helpers.training import config, difference
 
 from kd_utils import prepare, train
 from kd_utils.common import files

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 
-import pipeline
 import pytest
+from helpers import pipeline
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_notebooks import NOTEBOOKS, read
+from helpers.notebooks import NOTEBOOKS, read
 
 from kd_utils import colab, train
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT

@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.training import config, difference
 from torch._dynamo.utils import counters
-from training import config, difference
 
 from kd_utils import train
 from kd_utils.common import files

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from helpers.images import SRGB, exif, file, picture, tiff, written
 from PIL import Image, ImageOps
-from test_images import SRGB, exif, file, picture, tiff, written
 
 from kd_utils.imaging import reading
 from kd_utils.imaging.reading import Photo

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 
 import pytest
-from server import BODY, HTML
+from helpers.server import BODY, HTML
 
 from kd_utils.common.sources import SourceError, fetch
 

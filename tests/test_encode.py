@@ -7,8 +7,8 @@ import io
 import cv2
 import numpy as np
 import pytest
+from helpers.images import SRGB, exif, file, picture, written
 from PIL import Image
-from test_images import SRGB, exif, file, picture, written
 
 from kd_utils.imaging import reading, writing
 from kd_utils.imaging.reading import ImageError, Photo

@@ -8,45 +8,16 @@ import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image, ImageCms, ImageOps
+from helpers.images import BAD, exif, file, picture, written
+from PIL import Image, ImageOps
 
-from kd_utils.imaging import reading, writing
-from kd_utils.imaging.reading import ImageError, Photo
-
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def picture(h: int = 23, w: int = 37, c: int = 3, dtype: type = np.uint8) -> np.ndarray:
-    """Smooth, so that lossy formats keep it: (h, w, c)."""
-    y, x = np.mgrid[0:h, 0:w] / max(h, w)
-    waves = [np.sin(5 * x + i) * np.cos(4 * y - i) * 0.4 + 0.5 for i in range(c)]
-    return np.rint(np.stack(waves, 2) * np.iinfo(dtype).max).astype(dtype)
-
-
-def exif(orientation: int = 1) -> Image.Exif:
-    block = Image.Exif()
-    block[0x0112], block[271] = orientation, "Maker"
-    block.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
-    block.get_ifd(0x8769)[0xA002] = 37
-    return block
-
-
-def file(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def written(photo: Photo, suffix: str) -> bytes:
-    return b"".join(writing.encode(photo, suffix))
-
+from kd_utils.imaging import reading
+from kd_utils.imaging.reading import ImageError
 
 # ---- reading
 
@@ -64,14 +35,6 @@ def test_orientation_is_applied_once_and_the_rest_of_exif_kept(kind, orientation
     assert block.get(0x0112, 1) == 1 and block[271] == "Maker"
     if kind != "TIFF":  # Pillow writes no inner directory into TIFF; ours is tested below
         assert block.get_ifd(0x8769)[0x9003].startswith("2020")
-
-
-def tiff(a: np.ndarray, planar: bool = False, **options) -> bytes:
-    """(H, W, C), as tifffile writes it."""
-    buffer, how = io.BytesIO(), "separate" if planar else "contig"
-    options = {"photometric": "rgb"} | options
-    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, planarconfig=how, **options)
-    return buffer.getvalue()
 
 
 def test_palette_bilevel_and_gray_with_alpha():
@@ -150,64 +113,6 @@ def test_read_rgb_lays_alpha_over_white():
 
 
 # ---- bad input: each is one ImageError that names the file
-
-
-def bomb() -> bytes:
-    """A PNG header of 30000x30000 and no data behind it."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    head = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-    return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 1 << 20) + b"IDAT"
-
-
-def tiff_bomb() -> bytes:
-    """A TIFF directory of 30000x30000 floats and nothing behind it."""
-    tags = [(256, 4, 1, 30000), (257, 4, 1, 30000), (258, 3, 1, 32), (277, 3, 1, 3), (339, 3, 1, 3), (273, 4, 1, 8)]
-    entries = b"".join(struct.pack("<HHII", *t) for t in sorted(tags))
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
-
-
-def floats(value: float) -> bytes:
-    a = np.full((5, 5, 3), 0.5, np.float32)
-    a[2, 2] = value
-    return cv2.imencode(".tif", a)[1].tobytes()
-
-
-def frames(kind: str) -> bytes:
-    pages = [Image.fromarray(np.roll(picture(), 5 * i, axis=0)) for i in range(3)]
-    return file(pages[0], kind, save_all=True, append_images=pages[1:])
-
-
-def widthless(data: bytes) -> bytes:
-    """A TIFF whose directory lacks tag 256: its number is changed to one that nobody knows."""
-    return data.replace(struct.pack("<HH", 256, 4), struct.pack("<HH", 60000, 4), 1)
-
-
-BAD = {
-    "text.png": (lambda: b"hello, this is text\n" * 20, "no image"),
-    "page.jpg": (lambda: b"<!DOCTYPE html><html></html>", "no image"),
-    "empty.jpg": (lambda: b"", "empty"),
-    "cut.jpg": (lambda: file(Image.fromarray(picture(200, 200)), "JPEG")[:1500], "cut short"),
-    "cut.png": (lambda: file(Image.fromarray(picture(200, 200)), "PNG")[:-2000], "cut short"),
-    "cut16.png": (lambda: cv2.imencode(".png", picture(200, 200, dtype=np.uint16))[1].tobytes()[:-9000], "damaged"),
-    "cut16.tif": (lambda: cv2.imencode(".tif", picture(200, 200, dtype=np.uint16))[1].tobytes()[:-9000], "damaged"),
-    "cut.webp": (lambda: file(Image.fromarray(picture(200, 200)), "WEBP")[:-300], "damaged"),
-    "head.jpg": (lambda: file(Image.fromarray(picture()), "JPEG")[:12], "no image|damaged"),
-    "bomb.png": (bomb, "179 megapixels"),
-    "bomb.tif": (tiff_bomb, "30000x30000"),
-    "cmyk16.tif": (lambda: tiff(picture(c=4, dtype=np.uint16), photometric="separated"), "neither gray nor RGB"),
-    "lab16.tif": (lambda: tiff(picture(dtype=np.uint16), photometric="cielab"), "neither gray nor RGB"),
-    "planes.tif": (lambda: tiff(picture(dtype=np.uint16), True)[:-900], "separate planes"),
-    "nan.tif": (lambda: floats(np.nan), "NaN or infinity at 1 pixels"),
-    "inf.tif": (lambda: floats(np.inf), "NaN or infinity"),
-    "hdr.tif": (lambda: floats(12.0), r"scale them to \[0, 1\]"),
-    "tagless.tif": (lambda: widthless(file(Image.fromarray(picture()), "TIFF")), "damaged"),
-    "pgm16.png": (lambda: cv2.imencode(".pgm", picture(c=1, dtype=np.uint16))[1].tobytes(), "16-bit PNG or TIFF"),
-    "ppm16.png": (lambda: cv2.imencode(".ppm", picture(dtype=np.uint16))[1].tobytes(), "16-bit PNG or TIFF"),
-    "jp2.png": (lambda: file(Image.fromarray(picture(c=1, dtype=np.uint16)[..., 0]), "JPEG2000"), "more than 8 bits"),
-    "moving.gif": (lambda: frames("GIF"), "animation of 3 pictures"),
-    "pages.tif": (lambda: frames("TIFF"), "a file of 3 pictures"),
-    "moving.webp": (lambda: frames("WEBP"), "animation of 3 pictures"),
-}
 
 
 @pytest.mark.parametrize("name", BAD)

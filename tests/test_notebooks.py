@@ -12,23 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pipeline
 import pytest
+from helpers import pipeline
+from helpers.notebooks import NOTEBOOKS, read
 
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
-from kd_utils.run_notebooks import form_of, numbered
+from kd_utils.run_notebooks import form_of
 
-FRONT_DOOR = ROOT / "notebooks" / f"{pipeline.FRONT_DOOR}.ipynb"
-NOTEBOOKS = [*numbered(), FRONT_DOOR]
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-
-
-def read(path):
-    nb = json.loads(path.read_text())
-    for cell in nb["cells"]:
-        cell["source"] = "".join(cell["source"])
-    return nb, [c for c in nb["cells"] if c["cell_type"] == "code"]
 
 
 # ---- structure

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.images import BAD, picture
+from helpers.sharpening import run, save
 from PIL import Image
-from test_images import BAD, picture
-from test_sharpen import run, save
 
 from kd_utils import sharpen
 from kd_utils.__main__ import main

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from helpers.images import SRGB, exif, picture
+from helpers.sharpening import run, save
 from PIL import Image
-from test_images import SRGB, exif, picture
 
 from kd_utils import sharpen
 from kd_utils.__main__ import main
@@ -27,16 +28,6 @@ from kd_utils.models import tiling
 @pytest.fixture(scope="module")
 def tool(models) -> sharpen.Tool:
     return sharpen.load(models[4], 4, "cpu")
-
-
-def save(path: Path, pixels: np.ndarray, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
-def run(*args, **options) -> int:
-    return main(["sharpen", *map(str, args), *[a for k, v in options.items() for a in (f"--{k}", str(v))]])
 
 
 @pytest.mark.parametrize("scale", [4, 2, 1])

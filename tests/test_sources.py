@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from server import BODY, HTML, sha256
+from helpers.server import BODY, HTML, sha256
 
 from kd_utils.common.downloads import CHUNK
 from kd_utils.common.sources import SOURCES, Source, SourceError, fetch

@@ -11,7 +11,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from training import config, difference, weights
+from helpers.training import config, difference, weights
 
 from kd_utils import colab, prepare, train
 from kd_utils.common import devices, files

@@ -1,0 +1,20 @@
+"""The command `sharpen` called as a user calls it, and photos to call it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kd_utils.__main__ import main
+
+
+def save(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def run(*args, **options) -> int:
+    return main(["sharpen", *map(str, args), *[a for k, v in options.items() for a in (f"--{k}", str(v))]])
