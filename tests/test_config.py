@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 
-from kd_utils import config
+from kd_utils import config, overrides
 from kd_utils.config import ConfigError, make
 
 
@@ -58,11 +60,48 @@ def test_overrides_are_typed():
         ("loss.fft=-1", "loss.fft=-1.0 must not be below 0"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),
         ("'unclosed", "cannot be read"),
+        ("device=meta", "device='meta' cannot be used here: try device=auto or device=cpu"),
+        ("data.photos=~nosuchuser/photos", "data.photos='~nosuchuser/photos': there is no such user's home folder"),
+        ("loss.vgg='a\0b'", "loss.vgg='a.*b' holds a NUL character"),
+        (f"workdir={'w' * 300}", "cannot be used as a path .File name too long.: choose another"),
+        (f"teacher={'t' * 300}", "cannot be used as a path"),
+        ("train.steps=1e300", "train.steps=1000.* must be below 2^63".replace("^", r"\^")),
+        (f"train.steps={'9' * 5000}", "train.steps='999.*[.]{3} is not of type int"),
+        ("train.lr=1e38", "train.lr=1e.38 must be at most 1e.30"),
+        ("data.crops_per_photo=1e12", "data.crops_per_photo=1000000000000 must be at most 100,000"),
     ],
 )
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         make("quick", override)
+
+
+def test_values_from_python_are_checked_like_text():
+    for values, message in (
+        ({"train.steps": 10**5000}, "thousands of digits must be below 2"),
+        ({"train.betas": 3}, "train.betas=3 is not a list of numbers"),
+        ({"workdir": ["w"]}, "not of type str"),
+        ({"train.baseline": None}, "not of type bool"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make("quick", values)
+
+
+def test_old_names_of_settings_are_understood():
+    renamed = {"train.optim": "train.optimizer"}
+    cfg = overrides.override(config.Config(), "train.optim=soap", renamed)
+    assert cfg.train.optimizer == "soap"
+    assert make("quick", "train.optim=adam", renamed).train.optimizer == "adam"
+
+
+def test_every_number_has_a_range():
+    """A setting without a range takes any number: those are named here, each with its reason."""
+    free = {"data.min_std", "data.min_mean", "loss.gt_end", "train.seed"}  # below 0 they mean: none, constant, `seed`
+    for section in (config.Config(), *vars(config.Config()).values()):
+        for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
+            name = type(section).__name__.removesuffix("Config").lower()
+            key = f"{name}.{field.name}".lstrip(".")
+            assert field.type not in ("int", "float") or field.metadata.get("ranges") or key in free, key
 
 
 def test_older_provenance_is_read_as_what_was_done_unsaid():
@@ -81,6 +120,10 @@ def test_older_provenance_is_read_as_what_was_done_unsaid():
 def test_unknown_preset_names_the_choices():
     with pytest.raises(ConfigError, match="quick, colab, full"):
         make("fast")
+    with pytest.raises(ConfigError, match="did you mean 'quick'"):
+        make("quikc")
+    with pytest.raises(ConfigError, match=r"unknown preset \[1\]"):
+        make([1])
 
 
 def test_presets_do_not_share_state():
