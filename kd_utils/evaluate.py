@@ -24,7 +24,7 @@ from kd_utils.common import devices, files, sources
 from kd_utils.common.errors import EvaluateError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config, make
-from kd_utils.evaluation import costs, figures, metrics, page, report
+from kd_utils.evaluation import costs, figures, metrics, page, report, viewer
 from kd_utils.models import student, teacher, tiling
 from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
 from kd_utils.training import initialization
@@ -280,8 +280,8 @@ def _write(cfg: Config, result: dict[str, Any], shown: list[Shown], trained: dic
         size = [min(n, most) for n, most in zip(s.images["original"].shape, SLIDER)]
         before, after, wanted = (_centre(s.images[row], *size) for row in ("bicubic", "student", "teacher"))
         base = "bicubic" if cfg.scale > 1 else "input"
-        pairs = (before, after, (base, "student")), (after, wanted, ("student", "teacher"))
-        pictures.append((Path(s.name).stem, figures.data_uri(Image.open(s.panel)), [figures.slider(*p) for p in pairs]))
+        pairs = {base: before, "student": after}, {"student": after, "teacher": wanted}
+        pictures.append((Path(s.name).stem, figures.data_uri(Image.open(s.panel)), [viewer.slider(p) for p in pairs]))
     text = page.html(result, trained, pictures, curve)
     out = Evaluated(
         files.write_json(folder / "metrics.json", result),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import pipeline
+from PIL import Image
+
+from kd_utils.evaluation import viewer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -46,9 +51,12 @@ def test_the_slider_moves(browser, pages, which):
     page.on("request", lambda r: wanted.append(r.url) if r.url.startswith("http") else None)
     page.goto(pages[which].as_uri())
     slider = page.locator(".kd-slider").first
-    after, handle = slider.locator("img.kd-after"), slider.locator("input")
+    view = slider.locator(".kd-view")
+    after, handle = slider.locator(".kd-after"), slider.locator("input")
     slider.scroll_into_view_if_needed()
-    sizes = slider.locator("img").evaluate_all("all => all.map(i => [i.complete, i.naturalWidth > 0, i.clientWidth])")
+    sizes = slider.locator(".kd-view img").evaluate_all(
+        "all => all.map(i => [i.complete, i.naturalWidth > 0, i.clientWidth])"
+    )
     assert all(done and found for done, found, _ in sizes) and sizes[0][2] == sizes[1][2] > 100
 
     def clip() -> float:
@@ -56,13 +64,13 @@ def test_the_slider_moves(browser, pages, which):
         return float(re.fullmatch(r"inset\(0px 0px 0px ([\d.]+)%\)", style)[1])
 
     def ground(x: float) -> bytes:  # a piece of the picture at x of its width, below the round handle
-        box = slider.bounding_box()
+        box = view.bounding_box()
         at = {"x": box["x"] + x * box["width"] - 8, "y": box["y"] + box["height"] * 0.75, "width": 16, "height": 40}
         return page.screenshot(clip=at)
 
     assert clip() == 50
     before = ground(0.35)
-    box = slider.bounding_box()
+    box = view.bounding_box()
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] / 2, y)
     page.mouse.down()
@@ -75,4 +83,37 @@ def test_the_slider_moves(browser, pages, which):
     handle.press("End")
     assert clip() == 100 and ground(0.35) == before
     assert which == "notebook" or not wanted, "the report asks the network for nothing"
+    page.close()
+
+
+def test_any_two_pictures_and_a_zoom_of_whole_pixels(browser, tmp_path):
+    shades = {name: np.full((60, 80, 3), value, np.uint8) for name, value in (("a", 40), ("b", 120), ("c", 220))}
+    shades["a"][30, 40] = 250
+    (tmp_path / "slider.html").write_text(viewer.slider(shades))
+    page = browser.new_page(viewport={"width": 390, "height": 700})
+    page.goto((tmp_path / "slider.html").as_uri())
+    view = page.locator(".kd-view")
+
+    def colour(x: float, y: float = 0.25) -> int:
+        box = view.bounding_box()
+        at = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "width": 1, "height": 1}
+        return Image.open(io.BytesIO(page.screenshot(clip=at))).convert("L").getpixel((0, 0))
+
+    assert colour(0.2) == pytest.approx(40, abs=3) and colour(0.8) == pytest.approx(120, abs=3)
+    page.locator("select").nth(1).select_option(label="c")
+    assert colour(0.2) == pytest.approx(40, abs=3) and colour(0.8) == pytest.approx(220, abs=3)
+    page.locator("select").nth(0).select_option(label="b")
+    assert colour(0.2) == pytest.approx(120, abs=3)
+    page.locator("[data-zoom='4']").click()
+    assert page.locator(".kd-before img").evaluate("i => i.getBoundingClientRect().width") == 4 * 80
+    corner = page.locator(".kd-before img").bounding_box()
+    box = view.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 15, box["y"] + 12, steps=4)
+    page.mouse.up()
+    moved = page.locator(".kd-before img").bounding_box()
+    assert (moved["x"] - corner["x"], moved["y"] - corner["y"]) == (10, 7), "a drag beside the line moves the picture"
+    page.locator("[data-zoom='0']").click()
+    assert page.locator(".kd-before img").bounding_box()["width"] == box["width"]
     page.close()

@@ -49,6 +49,7 @@ def test_every_version_that_colab_has_is_good_enough(pins):
     for name in asked.keys() & pins.keys():
         assert asked[name].specifier.contains(pins[name]), f"{asked[name]} would replace Colab's {name} {pins[name]}"
     missing = {name for name in asked.keys() - pins.keys() if applies(asked[name], "3.13")}
+    missing -= {"jinja2"}  # Colab has it through nbconvert; the list of its versions leaves it out
     assert missing == COLAB_HAS_NO, "what Colab's runtime adds to itself"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_utils.evaluation import figures
+from kd_utils.evaluation import figures, viewer
 
 
 @pytest.fixture
@@ -88,12 +88,17 @@ def test_data_uri(photo):
 
 
 def test_slider_is_self_contained(photo):
-    page = figures.slider(photo[::4, ::4], photo, ('in <put> "x"', "student"))
-    assert page == figures.slider(photo[::4, ::4], photo, ('in <put> "x"', "student")), "the same every time"
-    assert page.count("data:image/jpeg;base64,") == 2 and page.count("pixelated") == 1
-    assert not re.search(r"https?:|<script|<link|@import", page)
+    pictures = {'in <put> "x"': photo[::4, ::4], "student": photo, "teacher": photo}
+    page = viewer.slider(pictures)
+    assert page == viewer.slider(pictures), "the same every time"
+    assert page.count("data:image/jpeg;base64,") == 3 and page.count('class="kd-small"') == 1
+    assert not re.search(r"https?:|<script src|<link|@import|url\(", page)
     assert "<put>" not in page and " id=" not in page
     assert 'type="range"' in page and "aria-label=" in page and "clip-path" in page
+    assert page.count('<option value="2">teacher') == 2, "any picture can be chosen on either side"
+    shown = viewer.slider(pictures, "student", "teacher")
+    before, after = (re.search(rf'kd-{side}"><img alt="([^"]*)"', shown)[1] for side in ("before", "after"))
+    assert (before, after) == ("student", "teacher")
 
 
 def test_the_most_detailed_square_of_a_thin_picture_has_a_side():

@@ -1,13 +1,12 @@
-"""Pure pictures: panels with zooms, grids, training curves, and a before/after slider that is plain HTML.
+"""Pure pictures: panels with zooms, grids and training curves.
 
-Images are uint8 (H, W, 3) RGB arrays in, PIL images or HTML strings out. Equal inputs give equal pixels: the font
+Images are uint8 (H, W, 3) RGB arrays in, PIL images out. Equal inputs give equal pixels: the font
 is the one inside Pillow, and nothing depends on the screen, on pyplot's global state or on the time.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -173,53 +172,13 @@ def curve(history: dict[str, Any], title: str = "", width: int = 1000, height: i
 
 
 def data_uri(image: np.ndarray | Image.Image, kind: str = "jpeg", quality: int = 92) -> str:
-    """An image inside a URI. JPEG at 4:4:4, so that colours at edges stay, or "png", which keeps every pixel."""
+    """An image in a URI: JPEG at 4:4:4, so that colours at edges stay, or "png" or "webp", which keep every pixel."""
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    options = {
+        "jpeg": {"quality": quality, "subsampling": 0},
+        "png": {"optimize": True},
+        "webp": {"lossless": True, "method": 2},  # a fifth smaller than PNG, and every browser reads it
+    }
     buffer = io.BytesIO()
-    if kind == "png":
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    image.save(buffer, kind.upper(), **options[kind])
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-SLIDER = """<style>
-.kd-slider{position:relative;max-width:100%;margin:0 auto;overflow:hidden;border-radius:8px;--x:50%;background:#888}
-.kd-slider img{display:block;width:100%;height:auto;margin:0;border-radius:0}
-.kd-slider img.kd-after{position:absolute;inset:0;height:100%;clip-path:inset(0 0 0 var(--x))}
-.kd-slider i{position:absolute;top:0;bottom:0;left:var(--x);width:2px;margin-left:-1px;
-background:#fff;box-shadow:0 0 4px #000a}
-.kd-slider i::after{content:"\\2194";position:absolute;top:50%;left:50%;width:34px;height:34px;margin:-17px;
-border-radius:50%;background:#fff;color:#222;font:20px/34px system-ui,sans-serif;text-align:center;
-box-shadow:0 1px 5px #0008}
-.kd-slider b{position:absolute;bottom:10px;padding:3px 9px;border-radius:4px;background:#000a;color:#fff;
-font:600 13px/1.4 system-ui,sans-serif;pointer-events:none}
-.kd-slider input{position:absolute;inset:0 -17px;width:calc(100% + 34px);height:100%;margin:0;opacity:0;
-cursor:ew-resize;-webkit-appearance:none;appearance:none;touch-action:pan-y}
-.kd-slider input::-webkit-slider-thumb{-webkit-appearance:none;width:34px;height:34px}
-.kd-slider input::-moz-range-thumb{width:34px;height:34px;border:0}
-.kd-slider:focus-within i::after{outline:3px solid #1d7ed6}
-</style>"""
-
-
-def slider(before: np.ndarray, after: np.ndarray, labels: tuple[str, str] = ("before", "after")) -> str:
-    """HTML that wipes between two images of one scene by mouse, touch or arrow keys.
-
-    Self-contained: two data URIs, `clip-path` and a range input; no ids, so that any number fit into one page. A
-    smaller image is shown as large as the other, by squares.
-    """
-    width = max(before.shape[1], after.shape[1])
-    left, right = (html.escape(label) for label in labels)
-
-    def img(image: np.ndarray, label: str, role: str) -> str:
-        size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
-        squares = ' style="image-rendering:pixelated"' if image.shape[1] < width else ""
-        return f'<img class="kd-{role}" alt="{label}" {size}{squares} src="{data_uri(image)}">'
-
-    return (
-        f'{SLIDER}<div class="kd-slider" style="width:{width}px">'
-        f"{img(before, left, 'before')}{img(after, right, 'after')}"
-        f'<i></i><b style="left:10px">{left}</b><b style="right:10px">{right}</b>'
-        f'<input type="range" min="0" max="100" step="0.5" value="50" aria-label="{left} or {right}: move to compare" '
-        "oninput=\"this.parentNode.style.setProperty('--x',this.value+'%')\"></div>"
-    )
