@@ -51,6 +51,10 @@ class StudentError(CheckpointError):
     """A file that holds no student, or a student of another shape."""
 
 
+class NcnnError(CheckpointError):
+    """A file that is no ncnn network, is damaged, or holds a network that is not read."""
+
+
 class TeacherError(KDError):
     """There is no such teacher, or its file holds no x4 Real-ESRGAN network."""
 

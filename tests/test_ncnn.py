@@ -1,0 +1,312 @@
+"""ncnn files are read as the networks that they hold, and students are written so that ncnn computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_utils.common.errors import CheckpointError, NcnnError
+from kd_utils.common.tensors import to_tensor
+from kd_utils.config import shipped
+from kd_utils.models import student
+from kd_utils.models.ncnn import read_ncnn
+from kd_utils.models.ncnn_writer import write_ncnn
+
+LEAKY = " 9=2 -23310=1,2.000000e-01"
+DOUBLE = "0=1 1=2.000000e+00 2=2.000000e+00"
+RESIDUAL = "0=1 -23301=2,2.000000e-01,1.000000e+00"
+
+
+# ---- files as ncnn's own converters write them, made without the code under test
+
+
+def save(param: Path, layers: list[tuple[str, str, list[str], str]], weights: list[Tensor], half: bool) -> Path:
+    """`layers` are (kind, name, inputs, settings); a layer's output has the layer's name. An output that several layers
+    use needs a Split behind it.
+    """
+    left = {}
+    for _, name, *_ in layers:
+        users = sum(inputs.count(name) for _, _, inputs, _ in layers)
+        left[name] = [f"{name}_split_{n}" for n in range(users)] if users > 1 else [name]
+    lines = []
+    for kind, name, inputs, settings in layers:
+        sources = " ".join(left[i].pop(0) for i in inputs)
+        lines.append(f"{kind:24} {name:24} {len(inputs)} 1 {sources} {name} {settings}")
+        if len(left[name]) > 1:
+            lines.append(f"{'Split':24} split_{name:18} 1 {len(left[name])} {name} {' '.join(left[name])}")
+    param.write_text("\n".join(["7767517", f"{len(lines)} 999", *lines]) + "\n")
+
+    data = b""
+    for weight in weights:  # kernels with a tag, biases and slopes without
+        values = weight.detach().numpy().astype("<f2" if half and weight.dim() == 4 else "<f4").tobytes()
+        if weight.dim() == 4:
+            data += (0x01306B47 if half else 0).to_bytes(4, "little")
+        data += values + bytes(-len(values) % 4)
+    param.with_suffix(".bin").write_bytes(data)
+    return param
+
+
+def conv(name: str, source: str, weight: Tensor, more: str = "") -> tuple[str, str, list[str], str]:
+    return "Convolution", name, [source], f"0={len(weight)} 1=3 4=1 5=1 6={weight.numel()}{more}"
+
+
+def compact_file(folder: Path, half: bool = True) -> tuple[Path, dict[str, Tensor]]:
+    torch.manual_seed(3)
+    net = student.Student(5, 2).eval()  # 135 weights in the first layer: their half precision has to be padded
+    layers, source = [("Input", "data", [], "")], "data"
+    for n, module in enumerate(net.body):
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.5, 0.5)
+            layers.append(("PReLU", f"prelu{n}", [source], "0=5"))
+        else:
+            layers.append(conv(f"conv{n}", source, module.weight))
+        source = layers[-1][1]
+    layers.append(("PixelShuffle", "shuffle", [source], "0=4"))
+    layers.append(("Interp", "large", ["data"], "0=1 1=4.000000e+00 2=4.000000e+00"))
+    layers.append(("BinaryOp", "output", ["shuffle", "large"], ""))
+    return save(folder / "compact.param", layers, list(net.parameters()), half), net.state_dict()
+
+
+def rrdbnet_file(folder: Path, half: bool = True) -> tuple[Path, dict[str, Tensor]]:
+    """Two blocks of 8 channels that grow by 32, the only growth that spandrel knows."""
+    generator = torch.Generator().manual_seed(4)
+    layers, state = [("Input", "data", [], "")], {}
+
+    def add(name: str, source: str, cin: int, cout: int, more: str = "") -> str:
+        state[f"{name}.weight"] = 0.1 * torch.randn(cout, cin, 3, 3, generator=generator)
+        state[f"{name}.bias"] = 0.1 * torch.randn(cout, generator=generator)
+        blob = "output" if name == "conv_last" else name
+        layers.append(conv(blob, source, state[f"{name}.weight"], more))
+        return blob
+
+    x = add("conv_first", "data", 3, 8)
+    for block in (0, 1):
+        start = x
+        for dense in (1, 2, 3):
+            name = f"body.{block}.rdb{dense}"
+            seen = [x]
+            for n in (1, 2, 3, 4, 5):
+                source = x
+                if n > 1:
+                    source = f"{name}.cat{n}"
+                    layers.append(("Concat", source, list(seen), ""))
+                wide = (32, LEAKY) if n < 5 else (8, "")
+                seen.append(add(f"{name}.conv{n}", source, 8 + 32 * (n - 1), *wide))
+            layers.append(("Eltwise", name, [seen[-1], x], RESIDUAL))
+            x = name
+        layers.append(("Eltwise", f"body.{block}", [x, start], RESIDUAL))
+        x = f"body.{block}"
+    add("conv_body", x, 8, 8)
+    layers.append(("BinaryOp", "body", ["conv_first", "conv_body"], ""))
+    layers.append(("Interp", "up1", ["body"], DOUBLE))
+    add("conv_up1", "up1", 8, 8, LEAKY)
+    layers.append(("Interp", "up2", ["conv_up1"], DOUBLE))
+    add("conv_up2", "up2", 8, 8, LEAKY)
+    add("conv_hr", "conv_up2", 8, 8, LEAKY)
+    add("conv_last", "conv_hr", 8, 3)
+    return save(folder / "rrdbnet.param", layers, list(state.values()), half), state
+
+
+FILES = {"compact": compact_file, "rrdbnet": rrdbnet_file}
+
+
+def network(state: dict[str, Tensor]) -> nn.Module:
+    from spandrel import ModelLoader
+
+    return ModelLoader(device="cpu").load_from_state_dict(state).model.eval()
+
+
+def photo(height: int, width: int) -> Tensor:
+    """(1, 3, height, width) in [0, 1] of a photo that is inside scikit-image."""
+    return to_tensor(skimage.data.astronaut()[None, 60 : 60 + height, 180 : 180 + width])
+
+
+@pytest.fixture(scope="session")
+def by_ncnn():
+    """A function that computes a network by the ncnn package on the CPU: (1, 3, h, w) -> (3, h*s, w*s)."""
+    package = pytest.importorskip("ncnn", reason="LEFT OUT: the ncnn package is not installed (pip install ncnn)")
+
+    def compute(param: Path, x: Tensor) -> np.ndarray:
+        net = package.Net()
+        net.opt.num_threads = 1
+        assert net.load_param(str(param)) == 0 and net.load_model(str(param.with_suffix(".bin"))) == 0
+        pixels = np.ascontiguousarray(x[0].numpy())
+        image = package.Mat(pixels).clone()
+        extractor = net.create_extractor()
+        extractor.input("data", image)
+        status, out = extractor.extract("output")
+        assert status == 0
+        return np.array(out, copy=True)
+
+    return compute
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("kind", FILES)
+def test_weights_are_read_under_the_official_names(tmp_path, kind, half):
+    param, state = FILES[kind](tmp_path, half)
+    found = read_ncnn(param)
+    assert found.keys() == state.keys()
+    for name, weight in state.items():
+        want = weight.half().float() if half and weight.dim() == 4 else weight
+        assert torch.equal(found[name], want), name
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_network_that_is_read_computes_what_ncnn_does(tmp_path, kind, by_ncnn):
+    param, _ = FILES[kind](tmp_path)
+    x = photo(21, 34)
+    with torch.inference_mode():
+        want = network(read_ncnn(param))(x)[0].numpy()
+    assert np.abs(by_ncnn(param, x) - want).max() < 1e-4
+
+
+def test_settings_that_only_repeat_ncnns_defaults_are_the_same_network(tmp_path):
+    """pnnx writes out what onnx2ncnn leaves away."""
+    param, _ = compact_file(tmp_path)
+    want = read_ncnn(param)
+    text = (
+        param.read_text()
+        .replace("1=3 4=1", "1=3 11=3 12=1 13=1 14=1 2=1 3=1 4=1")
+        .replace("shuffle 0=4", "shuffle 0=4 1=0")
+    )
+    text = text.replace("shuffle_0 large output", "large shuffle_0 output")
+    param.write_text(text.replace("1 data ", "1 data 0=32 1=32 2=3", 1))
+    assert all(torch.equal(a, want[name]) for name, a in read_ncnn(param).items())
+
+
+REFUSED = [
+    ("compact", "PReLU                    prelu3", "ReLU prelu3", "layer prelu3 is ReLU .* has PReLU"),
+    ("compact", "prelu1 0=5", "prelu1 0=1", "layer prelu1 is PReLU .* 0=1, where .* has PReLU .* 0=5"),
+    ("compact", "shuffle 0=4", "shuffle 0=2", "layer shuffle is PixelShuffle .* 0=2, where"),
+    ("compact", "1=4.000000e+00", "1=3.000000e+00", "layer large is Interp .* 1=3 2=4, where"),
+    ("compact", "conv2 0=5 1=3", "conv2 0=5 1=5", "layer conv2 is Convolution .* 1=5"),
+    ("compact", "conv2 0=5 1=3", "conv2 0=5 1=3 3=2", "layer conv2 is Convolution .* 3=2"),
+    ("compact", "6=225", "6=224", "layer conv2 is Convolution .* 6=224"),
+    ("compact", "shuffle large output", "shuffle shuffle output", "layer output is BinaryOp of"),
+    ("rrdbnet", LEAKY, " 9=1", r"layer body.0.rdb1.conv1 is Convolution .* 9=1, where .* 9=2 -23310=\(0.2,\)"),
+    ("rrdbnet", "2,2.000000e-01", "2,1.000000e-01", r"layer body.0.rdb1 is Eltwise .*\(0.1, 1.0\), where"),
+    ("rrdbnet", "body.0.rdb2.conv1_split_1", "later", "is no layer of a ncnn network: 'Concat"),
+    ("rrdbnet", "1=2.000000e+00 2=2.000000e+00", "1=1.5 2=1.5", "layer up1 is Interp .* 1=1.5 2=1.5, where"),
+    ("rrdbnet", "conv_hr 0=8", "conv_hr 0=x", "is no layer of a ncnn network: 'Convolution"),
+    ("rrdbnet", "conv_hr 0=8", "conv_hr 0=nan", "is no layer of a ncnn network: 'Convolution"),
+    ("rrdbnet", "7767517", "7767518", "does not begin with 7767517"),
+]
+
+
+@pytest.mark.parametrize(("kind", "old", "new", "says"), REFUSED)
+def test_another_network_is_refused_by_its_layer(tmp_path, kind, old, new, says):
+    param, _ = FILES[kind](tmp_path)
+    text = param.read_text()
+    assert old in text
+    param.write_text(text.replace(old, new, 1))
+    with pytest.raises(NcnnError, match=rf"{kind}.param.*{says}"):
+        read_ncnn(param)
+
+
+def test_a_network_that_ends_early_or_late_is_refused(tmp_path):
+    param, _ = rrdbnet_file(tmp_path)
+    whole = param.read_text()
+    param.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(NcnnError, match="rrdbnet.param ends where a Real-ESRGAN network goes on with Convolution"):
+        read_ncnn(param)
+    param.write_text(whole + "Interp half 1 1 output half 0=3 1=0.5 2=0.5\n")
+    with pytest.raises(NcnnError, match="layer half is Interp .* where a Real-ESRGAN network ends"):
+        read_ncnn(param)
+
+
+def test_weights_that_are_missing_short_long_or_quantised_are_refused(tmp_path):
+    param, _ = compact_file(tmp_path)
+    weights = param.with_suffix(".bin")
+    whole = weights.read_bytes()
+    for data, says in (
+        (whole[:-1], r"compact.bin is cut short, it has \d+ bytes"),
+        (whole + b"....", "compact.bin is 4 bytes longer than its layers"),
+        (b"\x38\x4b\x0d\x00" + whole[4:], r"the weights of body.0 are quantised or damaged \(tag 0xd4b38\)"),
+    ):
+        weights.write_bytes(data)
+        with pytest.raises(NcnnError, match=says):
+            read_ncnn(param)
+    weights.unlink()
+    with pytest.raises(NcnnError, match="compact.bin cannot be read .*: put it beside its .param"):
+        read_ncnn(param)
+
+
+def test_what_is_no_param_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="none.param cannot be read"):
+        read_ncnn(tmp_path / "none.param")
+    (tmp_path / "a.param").write_bytes(b"\x80\x02\xff")
+    with pytest.raises(NcnnError, match="a.param is no ncnn .param file, because it is not text"):
+        read_ncnn(tmp_path / "a.param")
+    (tmp_path / "b.param").write_text("7767517\n0 0\n")
+    with pytest.raises(NcnnError, match="b.param ends where"):
+        read_ncnn(tmp_path / "b.param")
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize("name", ["x4_s", "x4_m", "x4_l"])
+def test_ncnn_computes_a_x4_student_to_one_level_at_odd_sides(tmp_path, name, by_ncnn):
+    net = student.load(shipped(f"student_{name}.pth"))
+    param = write_ncnn(net, tmp_path / f"{name}.param")
+    for sides in ((37, 53), (64, 48), (1, 1), (1, 70)):
+        x = photo(*sides)
+        with torch.inference_mode():
+            want = net(x)[0].clamp(0, 1).numpy()
+        assert np.abs(by_ncnn(param, x).clip(0, 1) - want).max() * 255 <= 1, sides
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_ncnn_computes_a_student_of_smaller_scale_to_one_level(tmp_path, scale, by_ncnn):
+    """The image is continued by 4/scale pixels at the right and below, at sides that need no more than that."""
+    torch.manual_seed(scale)
+    net = student.Student(24, 3, scale).eval() if scale == 2 else student.load(shipped("student_x1_s.pth"))
+    param = write_ncnn(net, tmp_path / "small.param")
+    for height, width in ((36, 52), (4, 8)):
+        x = photo(height, width)
+        with torch.inference_mode():
+            continued = F.pad(x, (0, net.down, 0, net.down), mode="replicate")
+            want = net(continued)[0, :, : height * scale, : width * scale].clamp(0, 1).numpy()
+        assert np.abs(by_ncnn(param, x).clip(0, 1) - want).max() * 255 <= 1, (height, width)
+
+    for height, width in ((37, 55), (1, 1)):  # other sides: the same but at the right and lower border
+        x = photo(height, width)
+        assert by_ncnn(param, x).shape == (3, height * scale, width * scale)
+
+
+def test_a_student_that_was_written_is_read_again_and_its_bytes_repeat(tmp_path):
+    net = student.build("s", 4, 2)  # the training form: it is fused on the way
+    param = write_ncnn(net, tmp_path / "one" / "a-x4.param")
+    again = write_ncnn(net, tmp_path / "b-x4.param")
+    assert param.read_bytes() == again.read_bytes()
+    assert param.with_suffix(".bin").read_bytes() == again.with_suffix(".bin").read_bytes()
+    state = read_ncnn(param)
+    for name, weight in student.fuse(net).state_dict().items():
+        assert torch.equal(state[name], weight.half().float() if weight.dim() == 4 else weight)
+
+
+def test_the_param_file_has_the_layers_of_realesr_animevideov3(tmp_path):
+    param = write_ncnn(student.Student(8, 1), tmp_path / "a.param")
+    lines = [line.split() for line in param.read_text().splitlines()]
+    assert lines[0] == ["7767517"] and lines[1] == [str(len(lines) - 2), str(len(lines) - 1)]
+    kinds = "Input Split Convolution PReLU Convolution PReLU Convolution PixelShuffle Interp BinaryOp"
+    assert [line[0] for line in lines[2:]] == kinds.split()
+    assert lines[2][2:] == ["0", "1", "data"] and lines[-1][-1] == "output"
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path):
+    net = student.Student(8, 1)
+    net.body[2].weight.data[0] = 1e6
+    with pytest.raises(NcnnError, match="body.2 are too large for half precision"):
+        write_ncnn(net, tmp_path / "a.param")
+    assert not (tmp_path / "a.bin").exists()
