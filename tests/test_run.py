@@ -9,11 +9,9 @@ import sys
 
 import nbformat
 import pytest
-import torch
 
-from kd_utils import run_notebooks
-from kd_utils.__main__ import main
-from kd_utils.common import devices
+from kd_utils import __version__, run_notebooks
+from kd_utils.__main__ import STEPS, TOOLS, main
 from kd_utils.config import ConfigError
 from kd_utils.run_notebooks import Echo, RunError, UsageError, parameters_of, select
 
@@ -168,16 +166,70 @@ def test_one_line_for_what_can_be_foreseen(tmp_path, capsys, monkeypatch):
     assert usage.value.code == 2
 
 
+def test_near_names_and_one_meaning_an_exit_code(capsys, tmp_path):
+    for command, hint in (
+        ("labell", "did you mean 'label'?"),
+        ("train --presett quick", "did you mean '--preset'?"),
+        ("train --preset quikc", "did you mean 'quick'?"),
+        ("run --only 3", "did you mean '03_train_student'?"),
+        ("run -p stesp=5", "did you mean 'steps'?"),
+        ("run --only 05 -p strength=3", "strength lies between 0 and 1"),
+        ("sharpen --engine onx a b", "did you mean 'onnx'?"),
+        ("sharpen --scale 3 a b", "choose from"),
+        ("sharpen --strength 2 a b", "choose from 0"),
+        ("sharpen --device tpu a b", "device=auto"),
+    ):
+        try:
+            code = main(command.split())
+        except SystemExit as e:
+            code = e.code
+        error = capsys.readouterr().err
+        assert code == 2 and error.startswith("error: ") and hint in error, (command, code, error)
+
+
+def test_every_command_shows_examples(capsys):
+    for command in (*STEPS, *TOOLS, "run", "compare", "badges"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0 and f"examples:\n  python -m kd_utils {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"kd-utils {__version__}\n"
+
+
+def test_compare_for_programs(tmp_path, capsys):
+    (tmp_path / "w" / "eval").mkdir(parents=True)
+    (tmp_path / "w" / "eval" / "metrics.json").write_text('{"models": {"student": {"psnr_y": 30.0}}}')
+    assert main(["compare", str(tmp_path / "w"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[str(tmp_path / "w")]["models"]["student"]["psnr_y"] == 30.0
+
+
+def test_a_recipe_of_the_wrong_shape_is_a_wrong_call(tmp_path, capsys):
+    recipe = tmp_path / "recipe.toml"
+    for text, message in (
+        ("preset = [1]", "unknown preset [1]"),
+        ("workdir = [1]", "workdir=[1] is not of type str"),
+        ("train = 5", "unknown key 'train'"),
+        ("[train.steps]\nx = 1", "train.steps="),
+        (f"a = {'[' * 5000}", "is not TOML"),
+        (f"seed = {'9' * 5000}", "is not TOML"),
+    ):
+        recipe.write_text(text)
+        assert main(["prepare", "--config", str(recipe)]) == 2, text
+        assert message in capsys.readouterr().err
+
+
 def test_a_recipe_is_settings_under_the_command_line(tmp_path):
-    from kd_utils.__main__ import _config, _parser
+    from kd_utils.__main__ import _config, build_parser
 
     recipe = tmp_path / "student.toml"
     recipe.write_text('preset = "colab"\nteacher = "general_x4v3"\n[train]\nsteps = 7\nbetas = [0.8, 0.9]\nlr = 1e-4\n')
     given = ["train", "--config", str(recipe), "--set", "train.lr=5e-4", "seed=3", "--set", "scale=2", "--workdir", "w"]
-    cfg = _config(_parser("train").parse_args(given))
+    cfg = _config(build_parser("train").parse_args(given))
     assert (cfg.preset, cfg.teacher, cfg.train.steps, cfg.train.betas) == ("colab", "general_x4v3", 7, [0.8, 0.9])
     assert (cfg.train.lr, cfg.seed, cfg.scale, cfg.workdir, cfg.data.photos) == (5e-4, 3, 2, "w", "DIV2K")
-    assert _config(_parser("train").parse_args([*given, "--teacher", "x4plus"])).teacher == "x4plus"
+    assert _config(build_parser("train").parse_args([*given, "--teacher", "x4plus"])).teacher == "x4plus"
 
 
 def test_prepare_from_the_command_line(tmp_path, capsys):
@@ -210,25 +262,6 @@ def test_drive_is_a_tick_of_the_form(two, tmp_path):
     notebook(two / "01_one.ipynb", *cells)
     run(two, tmp_path, only="01", parameters=["drive=true"])
     assert (tmp_path / "work dir" / "said").read_text() == "[True]"
-
-
-def test_doctor_says_what_is_here(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("KD_CACHE", str(tmp_path))
-    (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
-    monkeypatch.setattr(devices, "has_fast_bf16", lambda: True)
-    monkeypatch.setattr(devices, "pick", lambda: torch.device("cpu"))
-    main(["doctor"])
-    out = capsys.readouterr().out
-    for expected in (
-        "torch ",
-        "device",
-        "trains in",
-        str(tmp_path),
-        "not downloaded",
-        "WRONG SIZE, 100 bytes",
-        "train.dtype=bf16",
-    ):
-        assert expected in out
 
 
 def test_bars_and_prints_in_a_log_file():

@@ -81,6 +81,8 @@ class EvaluateError(KDError):
 class SharpenError(KDError):
     """An option of `sharpen` that cannot be used."""
 
+    exit_code = 2
+
 
 class ExportError(KDError):
     """A student that cannot be written in the format that was asked for."""

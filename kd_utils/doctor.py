@@ -1,0 +1,259 @@
+"""What this machine has: Python, packages, a GPU, downloads. Also what to install where a package is missing.
+
+The standard library is enough to import and run this module, so that it also answers in an empty Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from kd_utils import __version__
+from kd_utils.config import ROOT
+
+PROJECT = "imagesharpening-kd"
+PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that is tested
+OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference, nothing runs on it
+
+# What requirements.txt holds, beside the core: what the notebooks and `make run` use.
+EXTRAS = ("notebooks", "export", "official")
+VERSIONS_SHOWN = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python",
+    "spandrel",
+    "papermill",
+    "ipywidgets",
+    "onnxruntime",
+)
+
+# Modules that are not called as the package that brings them.
+PACKAGE_OF = {"cv2": "opencv-python", "PIL": "Pillow", "skimage": "scikit-image", "IPython": "ipykernel"}
+PACKAGE_OF |= {"nbclient": "papermill", "nbformat": "papermill"}
+
+
+SIGNS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
+
+
+# ---- what the project needs
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One line of a list of requirements, such as ``gdown>=5.2`` or ``basicsr>=1.4; python_version < "3.13"``."""
+
+    name: str
+    specifier: str  # ">=1.17,<1.23"; "" takes any version
+    marker: str = ""
+
+    def __str__(self) -> str:
+        return self.name + self.specifier
+
+    @property
+    def extra(self) -> str:
+        """The extra that asks for it; "" for the core."""
+        found = re.search(r"extra == ['\"](\w+)['\"]", self.marker)
+        return found[1] if found else ""
+
+    def applies(self) -> bool:
+        """Whether this Python is among those that the line is for."""
+        found = re.search(r"python_version\s*([<>=!]=?)\s*['\"]([\d.]+)['\"]", self.marker)
+        minor = ".".join(platform.python_version_tuple()[:2])
+        return found is None or _compare(minor, found[1], found[2])
+
+    def is_met(self) -> bool:
+        """Whether a version that is good enough is installed."""
+        try:
+            version = metadata.version(self.name)
+        except metadata.PackageNotFoundError:
+            return False
+        clauses = re.findall(r"([<>=!]=?)\s*([\d.]+)", self.specifier)
+        return all(_compare(version, sign, wanted) for sign, wanted in clauses)
+
+
+def _compare(version: str, sign: str, wanted: str) -> bool:
+    """Whether `version` is, for example, ``>=`` `wanted`, by the numbers of their releases."""
+    left, right = _numbers(version), _numbers(wanted)
+    length = max(len(left), len(right))
+    left += (0,) * (length - len(left))
+    right += (0,) * (length - len(right))
+    return SIGNS[sign](left, right)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version: (2, 6, 0) of ``2.6.0rc1+cu124``."""
+    release = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in release[0].split(".")) if release else ()
+
+
+def parse_requirements(text: str) -> list[Requirement]:
+    """The lines of a requirements.txt, without its comments."""
+    found = []
+    for line in text.splitlines():
+        line = re.sub(r"(^|\s)#.*", "", line)
+        package, _, marker = line.partition(";")
+        parts = re.fullmatch(r"\s*([\w.-]+)(?:\[[\w,]*\])?\s*\(?([^()]*)\)?\s*", package)
+        if parts:
+            found.append(Requirement(parts[1], parts[2].replace(" ", ""), marker.strip()))
+    return found
+
+
+def requirements() -> list[Requirement]:
+    """All that the project asks for: in a clone by requirements.txt, else as the installed package says."""
+    listed = ROOT / "requirements.txt"
+    if listed.is_file():
+        return parse_requirements(listed.read_text(encoding="utf-8"))
+    try:
+        asked = metadata.requires(PROJECT) or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [r for r in parse_requirements("\n".join(asked)) if r.extra in ("", *EXTRAS)]
+
+
+def missing(wanted: list[Requirement]) -> list[Requirement]:
+    """Those of `wanted` that are for this Python and not installed in a version that is good enough."""
+    return [r for r in wanted if r.applies() and not r.is_met()]
+
+
+def how_to_install(names: list[str]) -> str:
+    """The command that installs these packages here."""
+    activate = ROOT / ".venv" / "bin" / "activate"
+    if activate.is_file() and Path(sys.prefix).resolve() != activate.parents[1].resolve():
+        return f"source {activate} (the environment that make has made is not active)"
+    if (ROOT / "requirements.txt").is_file():
+        return f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"
+    return f"{sys.executable} -m pip install {' '.join(names)}"
+
+
+def explain_missing_module(module: str) -> str:
+    """One sentence on what to install, for a module that could not be imported."""
+    top = module.split(".")[0]
+    package = PACKAGE_OF.get(top, top)
+    return f"{package} is not installed in this Python ({sys.executable}): run {how_to_install([package])}"
+
+
+# ---- the report
+
+
+class Finding(NamedTuple):
+    name: str
+    value: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the same for programs: an object of names and values")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print all one asks first when something does not work; 1 where something needed is missing."""
+    lacking = [r for r in missing(requirements()) if r.name not in OPTIONAL]
+    findings = [*_python(), _missing(lacking), *_packages()]
+    try:
+        findings += [*_device(), _official(), *_downloads()]
+    except (ImportError, OSError) as e:
+        findings.append(Finding("device", f"not known ({e})"))
+    ok = not lacking and _is_tested(sys.version_info[:2])
+
+    if args.json:
+        values = {finding.name.strip(): finding.value for finding in findings}
+        print(json.dumps({"ok": ok, **values}, indent=1))
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            print(f"{finding.name:{width}}  {finding.value}")
+    return 0 if ok else 1
+
+
+def _is_tested(version: tuple[int, ...]) -> bool:
+    return PYTHONS[0] <= version <= PYTHONS[1]
+
+
+def _python() -> list[Finding]:
+    said = f"{platform.python_version()} at {sys.executable}"
+    if not _is_tested(sys.version_info[:2]):
+        said += ": the project needs Python 3.11, 3.12 or 3.13"
+    return [Finding("Python", said), Finding("project", f"{__version__} at {ROOT}")]
+
+
+def _missing(lacking: list[Requirement]) -> Finding:
+    if not lacking:
+        return Finding("missing", "nothing")
+    names = [str(r) for r in lacking]
+    return Finding("missing", f"{', '.join(names)}: {how_to_install(names)}")
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in VERSIONS_SHOWN:
+        try:
+            found.append(Finding(name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(name, "not installed"))
+    return found
+
+
+def _device() -> list[Finding]:
+    """Where a run computes, and in which precision."""
+    import torch
+
+    from kd_utils.common import devices
+
+    device = devices.resolve_device()
+    chip = f"{os.cpu_count()} cores"
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory >> 20
+        chip = f"{torch.cuda.get_device_name(device)}, {memory:,} MiB"
+
+    precision = devices.autocast(device)
+    trains_in = str(precision.dtype).removeprefix("torch.")
+    if precision.scaler:
+        trains_in += " with a gradient scaler"
+
+    found = [Finding("device", f"{device} ({chip})"), Finding("trains in", trains_in)]
+    if device.type == "cpu" and devices.has_fast_bf16():
+        said = "--set label.dtype=bf16 train.dtype=bf16: this CPU computes bf16 faster than fp32"
+        found.append(Finding("faster", said))
+    return found
+
+
+def _official() -> Finding:
+    from kd_utils.models import teacher
+
+    try:
+        teacher.official()
+    except ImportError as e:
+        return Finding("official", f"not here ({e}): only the comparison with the official implementation is left out")
+    return Finding("official", "realesrgan and basicsr import")
+
+
+def _downloads() -> list[Finding]:
+    """Where downloads are kept, how much room there is, and what is there already."""
+    from kd_utils.common import sources
+
+    cache = Path(os.environ.get("KD_CACHE") or sources.CACHE).expanduser()
+    existing = next(p for p in (cache, *cache.parents) if p.exists())
+    free = shutil.disk_usage(existing).free >> 30
+    found = [Finding("cache", f"{cache} ({free:,} GiB free)")]
+
+    for source in sources.SOURCES.values():
+        path = cache / source.file
+        size = path.stat().st_size if path.is_file() else 0
+        if size == source.bytes:
+            state = "cached"
+        elif size == 0:
+            state = "not downloaded"
+        else:
+            state = f"WRONG SIZE, {size:,} bytes"
+        found.append(Finding(f"  {source.name}", f"{state:14} {source.bytes / 1e6:8,.1f} MB  {source.file}"))
+    return found
