@@ -202,7 +202,8 @@ def _run(args: argparse.Namespace) -> None:
     from kd_utils import run_notebooks
 
     preset, workdir, sets = _settings(args)
-    ran = run_notebooks.run(preset, workdir, args.only, args.parameters, sets)
+    notebooks = run_notebooks.select(args.only)
+    ran = run_notebooks.run(notebooks, preset, workdir, args.parameters, sets)
     print(run_notebooks.summary(ran, workdir))
 
 

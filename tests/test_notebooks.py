@@ -18,7 +18,7 @@ from helpers.notebooks import NOTEBOOKS, read
 
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
-from kd_utils.run_notebooks import form_of
+from kd_utils.run_notebooks import Parameter, form_of
 
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -54,8 +54,8 @@ def test_the_parameters_cell_is_a_form_of_typed_literals(path):
     lines = [x for x in tagged[0]["source"].splitlines() if not x.startswith("#")]
     assert all("  # @param " in x for x in lines) and len(lines) == len(tree.body)
     form = form_of(path)
-    assert len(form) <= 10 and form["overrides"][0] == "" and form["drive"][0] is False
-    assert form["preset"] == ("colab", list(PRESETS)) and form["workdir"][0] == "workdir"
+    assert len(form) <= 10 and form["overrides"].default == "" and form["drive"].default is False
+    assert form["preset"] == Parameter("colab", list(PRESETS)) and form["workdir"].default == "workdir"
     told = next(c["source"] for c in notebook["cells"] if c["cell_type"] == "markdown" and "**workdir**" in c["source"])
     assert all(f"**{name}**" in told for name in form)
 

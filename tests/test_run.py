@@ -12,8 +12,9 @@ import pytest
 
 from kd_utils import __version__, run_notebooks
 from kd_utils.__main__ import STEPS, TOOLS, main
+from kd_utils.common.echo import Echo
 from kd_utils.config import ConfigError
-from kd_utils.run_notebooks import Echo, RunError, UsageError, parameters_of, select
+from kd_utils.run_notebooks import RunError, UsageError, parameters_of, select
 
 
 def notebook(path, *cells, tag="parameters"):
@@ -29,7 +30,11 @@ workdir: str = "w"
 overrides: str = ""
 """
 ONE = [
-    FORM + 'word: str = "a"\nbig: bool = False\nsize: str = ""  # @param ["", "s"]',
+    FORM
+    + """word: str = "a"
+big: bool = False
+part: float = 1.0  # @param {type:"slider", min:0, max:1, step:0.5}
+size: str = ""  # @param ["", "s"]""",
     "import json, os, sys\nfrom pathlib import Path\nprint('begun')",
     """Path(workdir).mkdir(exist_ok=True)
 with open(Path(workdir) / "one.jsonl", "a") as f:
@@ -58,10 +63,10 @@ def two(tmp_path):
     return folder
 
 
-def run(folder, tmp_path, **kw):
+def run(folder, tmp_path, only="", **kw):
     out = io.StringIO()
     try:
-        return run_notebooks.run("quick", tmp_path / "work dir", folder=folder, out=out, **kw), out.getvalue()
+        return run_notebooks.run(select(only, folder), "quick", tmp_path / "work dir", out=out, **kw), out.getvalue()
     finally:
         print(out.getvalue())
 
@@ -92,6 +97,8 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
     notebooks = select("", two)
     assert parameters_of(notebooks, ["steps=5", "word=x"]) == [{"word": "x"}, {"steps": 5}]
     for given, message in {
+        "part=2": "part lies between 0 and 1",
+        "size=ss": "choose one of '', 's': did you mean 's'",
         "stesp=5": "did you mean 'steps'",
         "steps=many": "steps is of type int, such as steps=3",
         "steps=5.5": "of type int",
@@ -110,7 +117,7 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
         with pytest.raises(UsageError, match=message):
             run(two, tmp_path, parameters=given, sets=sets)
     with pytest.raises(UsageError, match="-p photo=none.jpg: there is no such file"):
-        run_notebooks.run("quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
+        run_notebooks.run(select(""), "quick", tmp_path / "work dir", parameters=["photo=none.jpg"])
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UsageError, match=r"--workdir .* cannot be written \(Not a directory\): choose another folder"):
         run(two, tmp_path / "file")
@@ -119,7 +126,7 @@ def test_names_types_and_choices_are_checked_before_anything_runs(two, tmp_path,
     with pytest.raises(ConfigError, match="train.steps"):
         run(two, tmp_path, sets=["train.stepz=5"])
     with pytest.raises(ConfigError, match="full"):
-        run_notebooks.run("fast", tmp_path / "w", folder=two)
+        run_notebooks.run(notebooks, "fast", tmp_path / "w")
     with pytest.raises(UsageError, match="no such notebook; there are 01_one, 02_two"):
         run(two, tmp_path, only="03")
     assert not (tmp_path / "work dir").exists(), "nothing ran"
@@ -245,7 +252,7 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     (tmp_path / "here" / "photos").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m", "drive=backup"]  # backup: not there yet
-    run_notebooks.run("quick", "w", only="01", sets=sets, folder=two, out=io.StringIO())
+    run_notebooks.run(select("01", two), "quick", "w", sets=sets, out=io.StringIO())
     overrides = json.loads((tmp_path / "here" / "w" / "one.jsonl").read_text())[2]
     assert shlex.split(overrides) == [
         f"data.photos={tmp_path / 'here' / 'photos'}", *sets[1:3], f"drive={tmp_path / 'here' / 'backup'}"
@@ -275,7 +282,7 @@ def test_bars_and_prints_in_a_log_file():
     prints.write("done\nsecond")
     bars.write("\n")
     prints.write(" line\n\n")
-    echo.end()
+    echo.end_line()
     assert out.getvalue() == "  steps:   0%|    | 0/9\n  steps: 100%|####| 9/9\n  done\n  second\n   line\n"
 
 
