@@ -100,7 +100,7 @@ def test_an_output_named_as_a_file_is_never_made_a_folder(tmp_path, models, caps
         ([one], "new.png", "name a folder for several photos"),
         ([tmp_path / "in" / "*"], "new.avif", "name a folder for several photos"),
     ):
-        assert run(*inputs, tmp_path / out, model=models[4]) == 2
+        assert run(*inputs, tmp_path / out, model=models[4]) == (2 if "name a folder" in says else 1)
         said = capsys.readouterr().err
         assert says in said and said.startswith("error: ") and said.count("\n") == 1
         assert not (tmp_path / out).exists() and not unrun
@@ -160,7 +160,7 @@ def test_what_cannot_be_written_is_found_before_the_network_runs(tmp_path, model
         said = capsys.readouterr().err
         assert "cannot be written" in said and "Not a directory" in said and said.count("\n") == 1 and not unrun
     (tmp_path / "file").write_text("mine")
-    assert run(a, wide, tmp_path / "file", model=models[4]) == 1
+    assert run(a, wide, tmp_path / "file", model=models[4]) == 2
     assert "file cannot be written" in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
 
 
