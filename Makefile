@@ -24,17 +24,21 @@ PIP = $(if $(UV),uv pip install --python $(PY),$(PY) -m pip install --disable-pi
 KEY := $(shell { cat requirements.txt pyproject.toml "$(or $(CONSTRAINTS),/dev/null)"; echo "$(TORCH_INDEX)"; } | cksum | tr ' ' -)
 RUN := $(VENV)/.installed-run-$(KEY)
 DEV := $(VENV)/.installed-dev-$(KEY)
+DOCS := $(VENV)/.installed-docs-$(KEY)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 MINOR := import sys; print(sys.version_info[:2])
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
 
 run: $(RUN) ## install, then the whole pipeline on the bundled photos into workdir/
 	$(PY) -m kd_utils run --preset quick --workdir workdir $(ARGS)
 
 test: lint ## install with the development tools, then lint and all tests
 	$(PY) -m pytest $(ARGS)
+
+test-fast: lint ## lint, and the tests that take two minutes (all but those marked slow)
+	$(PY) -m pytest -m "not slow" $(ARGS)
 
 lint: $(DEV) ## ruff: rules and format, notebooks too
 	$(PY) -m ruff check .
@@ -45,6 +49,9 @@ results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/va
 	  echo "$$f is missing: name the folder that has photos/ and weights/, make results SHARED=DIR" >&2; exit 1; }; done
 	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" --teacher "$(TEACHER)" \
 	  --peer "$(PEER)" --vgg "$(VGG)" $(ARGS)
+
+docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs/notebooks/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict $(ARGS)
 
 notebook: $(DEV) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
@@ -109,4 +116,8 @@ $(DEV): | $(PY)
 	$(call install,.[dev])
 	@touch $(RUN) $@
 
-.PHONY: help run test lint results notebook badges install venv clean
+$(DOCS): | $(PY)
+	$(call install,.[dev,docs])
+	@touch $(RUN) $(DEV) $@
+
+.PHONY: help run test test-fast lint docs results notebook badges install venv clean
