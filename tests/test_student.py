@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from kd_utils import config
-from kd_utils.common.tensors import CheckpointError
+from kd_utils.common.errors import CheckpointError
 from kd_utils.models import student
 from kd_utils.models.student import StudentError
 
@@ -138,12 +138,12 @@ def test_bad_files_are_named(tmp_path):
         with pytest.raises(CheckpointError, match=name):
             student.load(tmp_path / name)
     torch.save(Evil(), tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="evil.pth cannot be loaded safely"):
+    with pytest.raises(CheckpointError, match="evil.pth cannot be loaded safely"):
         student.load(tmp_path / "evil.pth")
     torch.save({"params": {"conv.weight": torch.ones(1)}}, tmp_path / "other.pth")
     with pytest.raises(StudentError, match="other.pth is not a student"):
         student.load(tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         student.load(tmp_path / "none.pth")
 
 

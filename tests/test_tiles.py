@@ -172,9 +172,9 @@ def test_real_memory_runs_out():
     """A process that may take 80 MB more than it has: a tile of 400 x 400 pixels needs more."""
     code = """
 import resource, sys, torch, numpy as np
-from kd_utils import student, tiles
+from kd_utils.models import student, tiling as tiles
 torch.manual_seed(0); torch.set_num_threads(1)
-net = student.build("s").eval(); reach = tiles.probe(net)
+net = student.build("s").eval(); reach = tiles.measure_receptive_field(net)
 pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
 small = tiles.to_canvas(net, reach, pixels, tile=130)
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

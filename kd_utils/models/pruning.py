@@ -1,19 +1,20 @@
 """A student cut out of its teacher: fewer channels, fewer layers, refitted by least squares before any training.
 
-The student is of the plain Compact kind that some teachers are too (general-x4v3, animevideov3), so such a teacher need
+Some teachers are of the plain Compact kind that the student is too (general-x4v3, animevideov3), so such a teacher need
 not be learnt from nothing. Layers that the next one can do without are left out one by one; of each kept layer those
 channels go that the next layer's input misses least (backward elimination), and each kernel is fitted to what the
 teacher computes there from what the student has (channel pruning by reconstruction: He et al. 2017, arXiv:1707.06168).
-Nothing here sees a label or a gradient; training then begins where it would otherwise arrive after thousands of steps.
+No label and no gradient is needed; training then starts where it would otherwise arrive after thousands of steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kd_utils.common.errors import StudentError
@@ -44,48 +45,96 @@ def prune(big: Student, feat: int, convs: int, lr: Tensor) -> Student:
     core, and 1 GB, for a teacher of 64x32. Raises StudentError for a size that `big` does not hold.
     """
     check(big, feat, convs)
-    layers = list(getattr(big, big.trunk))
-    pre = [layers[0](lr)]  # what each convolution computes, before its PReLU
-    for act, conv in zip(layers[1::2], layers[2::2], strict=True):
-        pre.append(conv(act(pre[-1])))
-    kept = list(range(big.convs + 2))
-    few = slice(max(1, len(lr) // 4))  # enough to compare layers by
+    seen = _compute(big, lr)
+
     with tqdm(total=big.convs + convs + 3, desc=f"cut {feat}x{convs} out of {big.feat}x{big.convs}") as bar:
-
-        def seen(k: int) -> Tensor:  # what follows convolution k
-            return layers[2 * k + 1](pre[k])
-
-        _shorten(kept, convs + 2, lambda a, b: _unexplained(seen(a)[few], pre[b][few]), bar.update)
-        # from the end, so that only what the kept channels of the next layer need counts
-        rows = {kept[-1]: list(range(pre[-1].shape[1]))}
-        for k, then in zip(kept[-2::-1], kept[:0:-1], strict=True):
-            rows[k] = _channels(seen(k), pre[then][:, rows[then]], feat)
-            bar.update()
+        kept = _choose_layers(seen, convs + 2, bar.update)
+        rows = _choose_channels(seen, kept, feat, bar.update)
         net = Student(feat, convs).to(lr.device)
-        new = list(getattr(net, net.trunk))
-        x = lr
-        for n, k in enumerate(kept):
-            first = (layers[0].weight[rows[0]], layers[0].bias[rows[0]])
-            weight, bias = _fit(x, pre[k][:, rows[k]]) if n else first
-            new[2 * n].weight.copy_(weight)
-            new[2 * n].bias.copy_(bias)
-            x = new[2 * n](x)
-            if k != kept[-1]:
-                new[2 * n + 1].weight.copy_(layers[2 * k + 1].weight[rows[k]])
-                x = new[2 * n + 1](x)
-            bar.update()
+        _fit_kernels(net, seen, kept, rows, lr, bar.update)
     return net
+
+
+@dataclass
+class _Computed:
+    """A teacher's layers, and what each of its convolutions gives for the crops of the fit."""
+
+    layers: nn.Sequential
+    before: list[Tensor]  # in front of the PReLU, (N, C, h, w) each
+
+    def after(self, k: int) -> Tensor:
+        """What the convolution after `k` sees: behind the PReLU."""
+        return self.layers[2 * k + 1](self.before[k])
+
+
+def _compute(big: Student, lr: Tensor) -> _Computed:
+    seen = _Computed(big.layers, [big.layers[0](lr)])
+    for k, conv in enumerate(big.layers[2::2]):
+        seen.before.append(conv(seen.after(k)))
+    return seen
+
+
+def _choose_layers(seen: _Computed, count: int, tick: Callable[[], object]) -> list[int]:
+    """The `count` convolutions that stay, in order; the first and the last are among them."""
+    crops = len(seen.before[0])
+    few = slice(max(1, crops // 4))  # enough to compare layers by
+
+    def cost(a: int, b: int) -> float:
+        return _unexplained(seen.after(a)[few], seen.before[b][few])
+
+    kept = list(range(len(seen.before)))
+    _shorten(kept, count, cost, tick)
+    return kept
+
+
+def _choose_channels(seen: _Computed, kept: list[int], feat: int, tick: Callable[[], object]) -> dict[int, list[int]]:
+    """The `feat` channels that stay of each kept convolution, and all of the last one.
+
+    They are chosen from the end, so that only what the kept channels of the next convolution need counts.
+    """
+    last = kept[-1]
+    rows = {last: list(range(seen.before[last].shape[1]))}
+    for k, following in zip(kept[-2::-1], kept[:0:-1], strict=True):
+        wanted = seen.before[following][:, rows[following]]
+        rows[k] = _channels(seen.after(k), wanted, feat)
+        tick()
+    return rows
+
+
+def _fit_kernels(
+    net: Student, seen: _Computed, kept: list[int], rows: dict[int, list[int]], lr: Tensor, tick: Callable[[], object]
+) -> None:
+    """Give each convolution of `net` the kernel that comes nearest to the teacher's, from what `net` has by then."""
+    x = lr
+    for n, k in enumerate(kept):
+        if n == 0:
+            first = seen.layers[0]
+            weight, bias = first.weight[rows[0]], first.bias[rows[0]]
+        else:
+            weight, bias = _fit(x, seen.before[k][:, rows[k]])
+        conv = net.layers[2 * n]
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias)
+        x = conv(x)
+
+        if k != kept[-1]:
+            act = net.layers[2 * n + 1]
+            act.weight.copy_(seen.layers[2 * k + 1].weight[rows[k]])
+            x = act(x)
+        tick()
 
 
 def _shorten(kept: list[int], length: int, cost: Callable[[int, int], float], tick: Callable[[], object]) -> None:
     """Leave out, one by one, the layer whose neighbours can do without it best; the first and last stay."""
-    costs: dict[tuple[int, int], float] = {}
+    costs: dict[tuple[int, int], float] = {}  # of what stands between two layers
     while len(kept) > length:
         gaps = list(zip(kept, kept[2:], strict=False))
         for gap in gaps:
             if gap not in costs:
                 costs[gap] = cost(*gap)
-        kept.pop(1 + min(range(len(gaps)), key=lambda i: costs[gaps[i]]))
+
+        cheapest = min(range(len(gaps)), key=lambda i: costs[gaps[i]])
+        kept.pop(cheapest + 1)
         tick()
 
 
@@ -94,11 +143,14 @@ def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, c, d = 0, x.shape[1] * TAPS, y.shape[1]
     total = torch.zeros(c + d, c + d, dtype=torch.float64, device=x.device)
     mean = torch.zeros(c + d, dtype=torch.float64, device=x.device)
-    for a, b in zip(x.split(4), y.split(4), strict=True):
-        rows = torch.cat([F.unfold(a, 3, padding=1), b.flatten(2)], 1).transpose(1, 2).flatten(0, 1)
+
+    for a, b in zip(x.split(4), y.split(4), strict=True):  # a few crops at a time, for the memory
+        patches = F.unfold(a, 3, padding=1)  # (4, C*9, h w)
+        rows = torch.cat([patches, b.flatten(2)], 1).transpose(1, 2).flatten(0, 1)  # (4 h w, C*9 + D)
         total += rows.T @ rows
         mean += rows.sum(0, dtype=torch.float64)
         n += len(rows)
+
     mean /= n
     cov = total / n - mean.outer(mean)
     return mean[:c], mean[c:], cov[:c, :c], cov[:c, c:]
@@ -132,13 +184,17 @@ def _channels(x: Tensor, y: Tensor, count: int) -> list[int]:
     """
     _, _, cov, cross = _moments(x, y)
     inverse = _solve(cov, torch.eye(len(cov), dtype=cov.dtype, device=cov.device))
-    fit = inverse @ cross
+    fit = inverse @ cross  # (C*9, D)
     left = list(range(x.shape[1]))
-    blocks = [slice(TAPS * c, TAPS * (c + 1)) for c in left]
+    blocks = [slice(TAPS * c, TAPS * (c + 1)) for c in left]  # the rows of each channel
+
     while len(left) > count:
-        own = torch.stack([inverse[blocks[c], blocks[c]] for c in left])
-        to = torch.stack([fit[blocks[c]] for c in left])
-        gone = blocks[left.pop(int((to * torch.linalg.solve(own, to)).sum((1, 2)).argmin()))]
+        own = torch.stack([inverse[blocks[c], blocks[c]] for c in left])  # (left, 9, 9)
+        weights = torch.stack([fit[blocks[c]] for c in left])  # (left, 9, D)
+        growth = (weights * torch.linalg.solve(own, weights)).sum((1, 2))
+        gone = blocks[left.pop(int(growth.argmin()))]
+
+        # the best fit and the inverse covariance without that channel
         columns = inverse[:, gone].clone()
         step = torch.linalg.solve(inverse[gone, gone], torch.cat([inverse[gone], fit[gone]], 1))
         inverse = inverse - columns @ step[:, : len(cov)]

@@ -33,13 +33,14 @@ class CollapsibleConv(nn.Module):
         super().__init__()
         plain = nn.Conv2d(cin, cout, 3, padding=1)
         self.weight, self.bias = plain.weight, plain.bias
+        self.identity = cin == cout
+
+        # P starts at small random values, so that the sum starts near the plain kernel
         mid = expand * max(cin, cout)
-        # E spreads, P starts at small random values: the sum starts near the plain kernel and grows into the rest
         self.expand = nn.Parameter(torch.empty(mid, cin, 3, 3))
         self.project = nn.Parameter(torch.empty(cout, mid))
         nn.init.kaiming_normal_(self.expand, nonlinearity="linear")
         nn.init.normal_(self.project, std=0.1 * mid**-0.5)
-        self.identity = cin == cout
 
     def kernel(self) -> Tensor:
         """The equivalent plain kernel, (cout, cin, 3, 3)."""
@@ -53,16 +54,9 @@ class CollapsibleConv(nn.Module):
         return F.conv2d(x, self.kernel(), self.bias, padding=1)
 
 
-@torch.no_grad()
-def _near_identity(conv: nn.Conv2d) -> None:
-    nn.init.dirac_(conv.weight)
-    conv.weight += 0.3 * conv.weight[0].numel() ** -0.5 * torch.randn_like(conv.weight)
-    conv.bias.zero_()
-
-
 class Student(nn.Module):
     """(N, 3, h, w) RGB in [0, 1] -> (N, 3, h*scale, w*scale), not clamped. For scale 2 and 1, h and w must be
-    multiples of 4/scale. `expand` > 0 builds the training form.
+    multiples of 4/scale. `expand` > 0 builds the training form. Raises StudentError for another scale.
     """
 
     def __init__(self, feat: int, convs: int, scale: int = 4, expand: int = 0):
@@ -72,33 +66,59 @@ class Student(nn.Module):
         self.feat, self.convs, self.scale, self.expand = feat, convs, scale, expand
         self.down = UP // scale
 
-        def conv(cin: int, cout: int) -> nn.Module:
-            return CollapsibleConv(cin, cout, expand) if expand else nn.Conv2d(cin, cout, 3, padding=1)
-
-        layers: list[nn.Module] = [conv(3 * self.down**2, feat), nn.PReLU(feat)]
+        layers: list[nn.Module] = [self._conv(3 * self.down**2, feat), nn.PReLU(feat)]
         for _ in range(convs):
-            layers += [conv(feat, feat), nn.PReLU(feat)]
-            if not expand:  # near the identity, as the training form is: torch's own start let size m learn nothing
-                _near_identity(layers[-2])
-        last = conv(feat, 3 * UP**2)
-        with torch.no_grad():  # start near the upsampled input: the residual is small
+            inner = self._conv(feat, feat)
+            layers += [inner, nn.PReLU(feat)]
+            if not expand:  # the training form starts there anyway
+                _start_near_identity(inner)
+
+        # the residual starts small, so the student starts as the upsampled input
+        last = self._conv(feat, 3 * UP**2)
+        with torch.no_grad():
             last.weight *= 0.1
             last.bias.zero_()
         layers.append(last)
+
         # Compact readers go by the name "body"; a scale 2 or 1 student must not be taken for a Compact.
         self.trunk = "body" if scale == 4 else f"x{scale}_body"
         self.add_module(self.trunk, nn.Sequential(*layers))
 
+    def _conv(self, cin: int, cout: int) -> nn.Conv2d | CollapsibleConv:
+        if self.expand:
+            return CollapsibleConv(cin, cout, self.expand)
+        return nn.Conv2d(cin, cout, 3, padding=1)
+
+    @property
+    def layers(self) -> nn.Sequential:
+        """Convolutions at even places, the PReLU of each but the last one behind it."""
+        return getattr(self, self.trunk)
+
     def forward(self, x: Tensor) -> Tensor:
         y = F.pixel_unshuffle(x, self.down) if self.down > 1 else x  # (N, 3 d^2, h/d, w/d)
-        y = F.pixel_shuffle(getattr(self, self.trunk)(y), UP)  # (N, 3, h s, w s)
-        return y + (F.interpolate(x, scale_factor=self.scale, mode="nearest") if self.scale > 1 else x)
+        y = self.layers(y)  # (N, 48, h s/4, w s/4)
+        y = F.pixel_shuffle(y, UP)  # (N, 3, h s, w s)
+
+        if self.scale == 1:
+            return y + x
+        return y + F.interpolate(x, scale_factor=self.scale, mode="nearest")
+
+
+@torch.no_grad()
+def _start_near_identity(conv: nn.Conv2d) -> None:
+    """Set a convolution to the identity and a little noise: from torch's own start size m learnt nothing."""
+    nn.init.dirac_(conv.weight)
+    fan_in = conv.weight[0].numel()
+    conv.weight += 0.3 * fan_in**-0.5 * torch.randn_like(conv.weight)
+    conv.bias.zero_()
 
 
 def shape(size: str) -> tuple[int, int]:
-    """Width and number of inner convolutions of a size: one of `SIZES`, or "32x4"."""
+    """Width and number of inner convolutions of a size: one of `SIZES`, or such as "32x4". Raises StudentError."""
+    if size in SIZES:
+        return SIZES[size]
     try:
-        feat, convs = SIZES[size] if size in SIZES else map(int, size.split("x"))
+        feat, convs = map(int, size.split("x"))
     except ValueError:
         raise StudentError(f"student size {size!r}: choose one of {', '.join(SIZES)}, or such as 32x4") from None
     return feat, convs
@@ -114,7 +134,8 @@ def fuse(net: Student) -> Student:
     """The plain network that computes the same as `net` (to rounding)."""
     plain = Student(net.feat, net.convs, net.scale)
     plain = plain.to(next(net.parameters()))
-    for new, old in zip(getattr(plain, net.trunk), getattr(net, net.trunk), strict=True):
+
+    for new, old in zip(plain.layers, net.layers, strict=True):
         if isinstance(old, CollapsibleConv):
             new.load_state_dict({"weight": old.kernel(), "bias": old.bias})
         else:
@@ -123,32 +144,47 @@ def fuse(net: Student) -> Student:
 
 
 def save(net: Student, path: str | Path, meta: dict[str, Any] | None = None) -> Path:
-    """Fused, fp32, on the CPU, as ``{"params": state_dict, "meta": {...}}``: what Compact readers open."""
+    """Write `net` fused, in fp32, as ``{"params": state_dict, "meta": {...}}``, which Compact readers open."""
     plain = fuse(net).float().cpu()
-    state = {k: v.contiguous() for k, v in plain.state_dict().items()}
+    state = {name: value.contiguous() for name, value in plain.state_dict().items()}
     return files.write_torch(path, {"params": state, "meta": {"scale": net.scale} | (meta or {})})
 
 
 def load(path: str | Path) -> Student:
-    """A student of any scale, or any plain x4 Compact model, fused, fp32, in eval mode, on the CPU."""
+    """A student of any scale, or any plain x4 Compact model, fused, fp32, in eval mode, on the CPU.
+
+    Raises CheckpointError for a file that cannot be read, StudentError for one that holds another network.
+    """
     data = read_checkpoint(path)
-    for key in ("params_ema", "params"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            state = data[key]
-            break
-    else:
-        state = data
     try:
-        trunk = next(k for k in state if k.endswith("body.0.weight")).removesuffix(".0.weight")
-        scale = {"body": 4, "x2_body": 2, "x1_body": 1}[trunk]
-        feat = state[f"{trunk}.0.weight"].shape[0]
-        convs = max(int(k.split(".")[1]) for k in state) // 2 - 1
-        net = Student(feat, convs, scale)
-        net.load_state_dict({k: v.float() for k, v in state.items()})
-    except (StopIteration, KeyError, RuntimeError, AttributeError, ValueError, TypeError) as e:
+        net = from_state_dict(_state_dict(data))
+    except StudentError as e:
         raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
     net.meta = data.get("meta", {}) if isinstance(data, dict) else {}
+    return net
+
+
+def from_state_dict(state: dict[str, Tensor]) -> Student:
+    """The plain student, or x4 Compact model, that these weights are of; fp32, in eval mode. Raises StudentError."""
+    try:
+        trunk = next(name for name in state if name.endswith("body.0.weight")).removesuffix(".0.weight")
+        scale = {"body": 4, "x2_body": 2, "x1_body": 1}[trunk]
+        feat = state[f"{trunk}.0.weight"].shape[0]
+        last = max(int(name.split(".")[1]) for name in state)  # convolutions and PReLUs are numbered through
+        net = Student(feat, last // 2 - 1, scale)
+        net.load_state_dict({name: value.float() for name, value in state.items()})
+    except (StopIteration, KeyError, IndexError, RuntimeError, AttributeError, ValueError, TypeError) as e:
+        raise StudentError("these weights are not those of a student or a x4 Compact model") from e
     return net.eval()
+
+
+def _state_dict(data: Any) -> Any:
+    """The weights within a checkpoint: Real-ESRGAN keeps the averaged ones in `params_ema`, others in `params`."""
+    if isinstance(data, dict):
+        for key in ("params_ema", "params"):
+            if isinstance(data.get(key), dict):
+                return data[key]
+    return data
 
 
 def count_parameters(net: nn.Module) -> int:
@@ -158,10 +194,12 @@ def count_parameters(net: nn.Module) -> int:
 @torch.no_grad()
 def gmac(net: nn.Module, scale: int = 4, side: int = 1024) -> float:
     """10^9 multiply-adds of all convolutions for a `side` x `side` output; exact, by running a small input."""
-    net = fuse(net) if isinstance(net, Student) else net
-    p = next(net.parameters())
+    if isinstance(net, Student):
+        net = fuse(net)
+    like = next(net.parameters())
+    x = torch.zeros(1, 3, 64 // scale, 64 // scale, dtype=like.dtype, device=like.device)
     with FlopCounterMode(display=False) as count:
-        net(torch.zeros(1, 3, 64 // scale, 64 // scale, dtype=p.dtype, device=p.device))
+        net(x)
     return count.get_total_flops() / 2 * (side / 64) ** 2 / 1e9
 
 
@@ -169,7 +207,8 @@ def gmac(net: nn.Module, scale: int = 4, side: int = 1024) -> float:
 def widen(plain: Student, expand: int) -> Student:
     """The training form of a plain student, computing the same: training goes on from a shipped file."""
     net = Student(plain.feat, plain.convs, plain.scale, expand)
-    for new, old in zip(getattr(net, net.trunk), getattr(plain, plain.trunk), strict=True):
+
+    for new, old in zip(net.layers, plain.layers, strict=True):
         if isinstance(new, CollapsibleConv):
             new.weight += old.weight - new.kernel()
             new.bias.copy_(old.bias)
@@ -187,25 +226,30 @@ def grow(small: Student, feat: int, convs: int) -> Student:
     if feat < small.feat or convs < small.convs:
         raise StudentError(f"{small.feat}x{small.convs} cannot grow to {feat}x{convs}: neither number may be smaller")
     net = Student(feat, convs, small.scale)
-    new, old = (list(getattr(n, n.trunk)) for n in (net, small))
+    new, old = net.layers, small.layers
 
-    def fill(into: int, source: int) -> None:
-        """Put a convolution, and the slopes behind it, into the first channels of a larger one."""
-        (a, b), (cout, cin) = (new[into], old[source]), old[source].weight.shape[:2]
-        a.weight[:cout, cin:] = 0
-        a.weight[:cout, :cin] = b.weight
-        a.bias[:cout] = b.bias
-        if source + 1 < len(old):
-            new[into + 1].weight[:cout] = old[source + 1].weight
+    _grow_channels(new[0], old[0])
+    _grow_channels(new[-1], old[-1])
+    new[1].weight[: small.feat] = old[1].weight
 
-    fill(0, 0)
-    fill(len(new) - 1, len(old) - 1)
+    # which of the new inner layers take over the old ones
     kept = [round((k + 0.5) * convs / small.convs - 0.5) for k in range(small.convs)]
     for k in range(convs):
+        conv, act = new[2 + 2 * k], new[3 + 2 * k]
         if k in kept:
-            fill(2 + 2 * k, 2 + 2 * kept.index(k))
+            source = 2 + 2 * kept.index(k)
+            _grow_channels(conv, old[source])
+            act.weight[: small.feat] = old[source + 1].weight
         else:
-            nn.init.dirac_(new[2 + 2 * k].weight)
-            new[2 + 2 * k].bias.zero_()
-            nn.init.ones_(new[3 + 2 * k].weight)
+            nn.init.dirac_(conv.weight)
+            conv.bias.zero_()
+            nn.init.ones_(act.weight)
     return net
+
+
+def _grow_channels(large: nn.Conv2d, small: nn.Conv2d) -> None:
+    """Put `small` into the first channels of `large`, which do not listen to the new channels."""
+    cout, cin = small.weight.shape[:2]
+    large.weight[:cout, cin:] = 0
+    large.weight[:cout, :cin] = small.weight
+    large.bias[:cout] = small.bias
