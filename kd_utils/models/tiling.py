@@ -41,34 +41,51 @@ def measure_receptive_field(net: nn.Module) -> ReceptiveField:
     through every convolution; for parallel branches it is an upper bound. Nearest upsampling keeps it:
     ceil((ceil(a) + n) / 2) = ceil((a + n) / 2). Raises UnknownReceptiveField.
     """
-    reach, most, coarse = 0.0, 0.0, 1.0
     side = 8
-    p = next(net.parameters())
+    like = next(net.parameters())
+    reach = 0.0  # pixels of the input
+    coarsest = 1.0  # input pixels for a pixel of the coarsest grid
+    most = 0.0  # values that a layer takes and gives, for an input pixel
 
-    def look(m: nn.Module, args: tuple, out: Tensor) -> None:
-        nonlocal reach, most, coarse
+    def look(layer: nn.Module, args: tuple, out: Tensor) -> None:
+        nonlocal reach, most, coarsest
         grid = out.shape[-1] / side  # pixels of this layer for an input pixel
-        if (weight := getattr(m, "weight", None)) is not None and weight.ndim == 4:
-            if getattr(m, "stride", (1,)) not in ((1,), (1, 1), 1):
-                raise UnknownReceptiveField(f"a strided {type(m).__name__} is in it")
-            dilation = getattr(m, "dilation", (1, 1))
-            reach += max(k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)) / grid
-            coarse = max(coarse, 1 / grid)
-        elif not isinstance(m, PLAIN) and not (isinstance(m, nn.Upsample) and m.mode == "nearest"):
-            raise UnknownReceptiveField(f"{type(m).__name__} is in it")
+        if _is_convolution(layer):
+            reach += _reach_on_its_grid(layer) / grid
+            coarsest = max(coarsest, 1 / grid)
+        elif not isinstance(layer, PLAIN) and not (isinstance(layer, nn.Upsample) and layer.mode == "nearest"):
+            raise UnknownReceptiveField(f"{type(layer).__name__} is in it")
         most = max(most, (args[0].numel() + out.numel()) / side**2)
 
-    hooks = [m.register_forward_hook(look) for m in net.modules() if not next(m.children(), None)]
+    hooks = []
+    for layer in net.modules():
+        if not next(layer.children(), None):
+            hooks.append(layer.register_forward_hook(look))
     try:
         with torch.no_grad():
-            out = net(torch.zeros(1, 3, side, side, dtype=p.dtype, device=p.device))
+            out = net(torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device))
     finally:
-        for h in hooks:
-            h.remove()
-    multiple = math.ceil(coarse)
+        for hook in hooks:
+            hook.remove()
+
+    multiple = math.ceil(coarsest)
     radius = math.ceil(reach / multiple - 1e-9) * multiple
-    pixel_bytes = int(1.5 * most * p.element_size()) + 32 * out.numel() // side**2 + 128  # and the copies around it
+    copies = 32 * out.numel() // side**2 + 128  # of the input and the output, around the network
+    pixel_bytes = int(1.5 * most * like.element_size()) + copies
     return ReceptiveField(radius, out.shape[-1] // side, multiple, pixel_bytes)
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    """Also a CollapsibleConv, and what other packages call theirs: a layer with a kernel of four dimensions."""
+    weight = getattr(layer, "weight", None)
+    return weight is not None and weight.ndim == 4
+
+
+def _reach_on_its_grid(layer: nn.Module) -> int:
+    if getattr(layer, "stride", (1,)) not in ((1,), (1, 1), 1):
+        raise UnknownReceptiveField(f"a strided {type(layer).__name__} is in it")
+    dilation = getattr(layer, "dilation", (1, 1))
+    return max(k // 2 * d for k, d in zip(layer.weight.shape[2:], dilation, strict=True))
 
 
 def choose_tile(reach: ReceptiveField, overlap: int, device: torch.device) -> int:
@@ -80,15 +97,35 @@ def choose_tile(reach: ReceptiveField, overlap: int, device: torch.device) -> in
     side = int(math.sqrt(budget / reach.pixel_bytes)) - 2 * overlap
     # With a large overlap a small tile would be all overlap: rather take more memory (halved if it is not there).
     side = min(max(side, overlap, 64), 2048)
-    return math.ceil(side / reach.multiple) * reach.multiple
+    return _round_up(side, reach.multiple)
+
+
+@dataclass(frozen=True)
+class _TileSize:
+    side: int  # of a tile without what is around it, in input pixels
+    overlap: int  # input pixels around it
+
+
+def _tile_size(reach: ReceptiveField, tile: int | None, overlap: int | None, device: torch.device | None) -> _TileSize:
+    """The sizes that are asked for, or those without seams that fit into memory, as the network can take them."""
+    overlap = _round_up(reach.radius if overlap is None else overlap, reach.multiple)
+    side = tile or choose_tile(reach, overlap, device or torch.device("cpu"))
+    return _TileSize(_round_up(side, reach.multiple), overlap)
+
+
+def _round_up(value: float, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple
 
 
 def _free_memory() -> int:
     try:
         with open("/proc/meminfo") as f:
-            return next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 << 30  # not Linux: a modest machine
+            for line in f:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 4 << 30  # not Linux: a modest machine
 
 
 def out_of_memory(e: BaseException) -> bool:
@@ -105,15 +142,44 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e).lower() for s in said)
 
 
+@dataclass(frozen=True)
+class _Region:
+    """A part of the output, in input pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def side(self) -> int:
+        return max(self.bottom - self.top, self.right - self.left)
+
+    def cut(self, tile: int, multiple: int) -> list[_Region]:
+        """Regions of at most `tile` pixels a side."""
+        regions = []
+        for top, bottom in _cut(self.top, self.bottom, tile, multiple):
+            for left, right in _cut(self.left, self.right, tile, multiple):
+                regions.append(_Region(top, bottom, left, right))
+        return regions
+
+    def grown(self, overlap: int, height: int, width: int) -> _Region:
+        """With `overlap` pixels around it, as far as the image goes."""
+        return _Region(
+            max(0, self.top - overlap),
+            min(height, self.bottom + overlap),
+            max(0, self.left - overlap),
+            min(width, self.right + overlap),
+        )
+
+
 def process_tiles(
     fn: Callable[[Tensor], Tensor],
     reach: ReceptiveField,
     size: tuple[int, int],
     read: Callable[[int, int, int, int], Tensor],
     write: Callable[[int, int, Tensor], None],
-    tile: int | None = None,
-    overlap: int | None = None,
-    device: torch.device | None = None,
+    tiles: _TileSize,
 ) -> int:
     """Run `fn` over an image of `size` (h, w), tile by tile; returns the side of the tiles that fitted.
 
@@ -121,44 +187,54 @@ def process_tiles(
     corner is at (y, x) of the output. Regions are split, never dropped, when memory runs out; each is written once.
     Raises MemoryError where even the smallest tile does not fit.
     """
-    m, s = reach.multiple, reach.scale
-    overlap = math.ceil((reach.radius if overlap is None else overlap) / m) * m
-    tile = math.ceil((tile or choose_tile(reach, overlap, device or torch.device("cpu"))) / m) * m
-    h, w = size
-    todo = [(0, h, 0, w)]  # output regions, in input pixels, still to be computed; the next one last
+    side = tiles.side
+    todo = [_Region(0, size[0], 0, size[1])]  # the next one last
     while todo:
-        y0, y1, x0, x1 = todo.pop()
-        if max(y1 - y0, x1 - x0) > tile:
-            cuts = [(a, b, c, d) for a, b in _cut(y0, y1, tile, m) for c, d in _cut(x0, x1, tile, m)]
-            todo += cuts[::-1]
+        region = todo.pop()
+        if region.side > side:
+            todo += reversed(region.cut(side, reach.multiple))
             continue
-        top, left = max(0, y0 - overlap), max(0, x0 - overlap)
-        bottom, right = min(h, y1 + overlap), min(w, x1 + overlap)
         try:
-            x = read(top, bottom, left, right)
-            if (bottom - top) % m or (right - left) % m:  # only at the image's own right and lower border
-                x = F.pad(x, (0, -(right - left) % m, 0, -(bottom - top) % m), mode="replicate")
-            y = fn(x)[..., (y0 - top) * s : (y1 - top) * s, (x0 - left) * s : (x1 - left) * s]
-            write(y0 * s, x0 * s, y)
+            out = _compute(fn, reach, region, region.grown(tiles.overlap, *size), read)
+            write(region.top * reach.scale, region.left * reach.scale, out)
         except Exception as e:  # onnxruntime's are plain Exceptions
             if not out_of_memory(e):
                 raise
-            if max(y1 - y0, x1 - x0) <= max(m, 8):
+            if region.side <= max(reach.multiple, 8):
                 raise MemoryError(
-                    f"not enough memory for a tile of {y1 - y0} x {x1 - x0} pixels with {overlap} around it: "
+                    f"not enough memory for a tile of {region.side} pixels with {tiles.overlap} around it: "
                     "close other programs, choose another device, or a smaller overlap"
                 ) from e
-            tile = math.ceil(max(y1 - y0, x1 - x0) / 2 / m) * m
-            todo.append((y0, y1, x0, x1))
-        # Free what the failed (or finished) tile held before the next is tried.
-        x = y = None
-    return tile
+            side = _round_up(region.side / 2, reach.multiple)
+            todo.append(region)
+        out = None  # frees what this tile held before the next one is tried
+    return side
+
+
+def _compute(
+    fn: Callable[[Tensor], Tensor],
+    reach: ReceptiveField,
+    region: _Region,
+    around: _Region,
+    read: Callable[[int, int, int, int], Tensor],
+) -> Tensor:
+    """The output for `region`, (N, 3, h*s, w*s), computed from the input of `around`."""
+    height, width = around.bottom - around.top, around.right - around.left
+    x = read(around.top, around.bottom, around.left, around.right)
+    if height % reach.multiple or width % reach.multiple:  # only at the image's own right and lower border
+        x = F.pad(x, (0, -width % reach.multiple, 0, -height % reach.multiple), mode="replicate")
+
+    y = fn(x)
+    top, left = (region.top - around.top) * reach.scale, (region.left - around.left) * reach.scale
+    bottom = top + (region.bottom - region.top) * reach.scale
+    right = left + (region.right - region.left) * reach.scale
+    return y[..., top:bottom, left:right]
 
 
 def _cut(a: int, b: int, tile: int, multiple: int) -> list[tuple[int, int]]:
     """[a, b) in equal pieces of at most `tile`, cut at multiples."""
-    n = math.ceil((b - a) / tile)
-    step = math.ceil((b - a) / n / multiple) * multiple
+    pieces = math.ceil((b - a) / tile)
+    step = _round_up((b - a) / pieces, multiple)
     return [(c, min(c + step, b)) for c in range(a, b, step)]
 
 
@@ -169,16 +245,18 @@ def run(net: nn.Module, image: Tensor, tile: int | None = None, overlap: int | N
     The result is where `image` is; tiles are computed where the network is. Sides that are no multiple of what the
     network needs are padded with their last row and column.
     """
-    reach, p = measure_receptive_field(net), next(net.parameters())
-    out = torch.empty(*image.shape[:2], image.shape[2] * reach.scale, image.shape[3] * reach.scale, device=image.device)
+    reach = measure_receptive_field(net)
+    where = next(net.parameters())
+    n, c, h, w = image.shape
+    out = torch.empty(n, c, h * reach.scale, w * reach.scale, device=image.device)
 
     def read(top: int, bottom: int, left: int, right: int) -> Tensor:
-        return image[..., top:bottom, left:right].to(p.device, p.dtype)
+        return image[..., top:bottom, left:right].to(where.device, where.dtype)
 
     def write(y: int, x: int, part: Tensor) -> None:
         out[..., y : y + part.shape[2], x : x + part.shape[3]] = part
 
-    process_tiles(net, reach, tuple(image.shape[2:]), read, write, tile, overlap, p.device)
+    process_tiles(net, reach, tuple(image.shape[2:]), read, write, _tile_size(reach, tile, overlap, where.device))
     return out
 
 
@@ -196,23 +274,25 @@ def to_canvas(
 
     Nothing but the canvas grows with the image. `progress` is told the output pixels of each tile.
     """
-    h, w, c = pixels.shape
+    height, width, channels = pixels.shape
     peak = np.iinfo(pixels.dtype).max
-    canvas = np.empty((h * reach.scale, w * reach.scale, c), pixels.dtype)
+    canvas = np.empty((height * reach.scale, width * reach.scale, channels), pixels.dtype)
     device = device or torch.device("cpu")
 
     def read(top: int, bottom: int, left: int, right: int) -> Tensor:
-        part = pixels[top:bottom, left:right].astype(np.float32)
-        return torch.from_numpy(part).to(device).div_(peak).permute(2, 0, 1)[None].expand(-1, 3, -1, -1).contiguous()
+        part = torch.from_numpy(pixels[top:bottom, left:right].astype(np.float32))  # (h, w, C)
+        part = part.to(device).div_(peak).permute(2, 0, 1)[None]  # (1, C, h, w) in [0, 1]
+        return part.expand(-1, 3, -1, -1).contiguous()  # gray as three equal channels
 
     def write(y: int, x: int, part: Tensor) -> None:
         if not part.isfinite().all():
             raise ValueError(f"the network's output is not finite on {device}: use another --device, such as cpu")
-        if c == 1:
+        if channels == 1:
             part = part.mean(1, keepdim=True)
-        part = part[0].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0).to(torch.uint8 if peak == 255 else torch.int32)
-        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part.contiguous().cpu().numpy()
+        part = part[0].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)  # (h, w, C)
+        part = part.to(torch.uint8 if peak == 255 else torch.int32).contiguous().cpu()
+        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part.numpy()
         progress(part.shape[0] * part.shape[1])
 
-    process_tiles(fn, reach, (h, w), read, write, tile, overlap, device)
+    process_tiles(fn, reach, (height, width), read, write, _tile_size(reach, tile, overlap, device))
     return canvas
