@@ -33,6 +33,7 @@ help: ## this list
 
 run: $(RUN) ## install, then the whole pipeline on the bundled photos into workdir/
 	$(PY) -m kd_utils run --preset quick --workdir workdir $(ARGS)
+	@echo "next      source $(VENV)/bin/activate, then: kd-utils --help"
 
 test: lint ## install with the development tools, then lint and all tests
 	$(PY) -m pytest $(ARGS)

@@ -15,7 +15,9 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
+from kd_utils import __version__, doctor
 from kd_utils.config import ROOT
 
 OFFICIAL = {"realesrgan", "basicsr"}
@@ -94,17 +96,80 @@ def test_what_is_installed_here_is_what_is_asked_for():
 
 def test_the_files_agree():
     project = PYPROJECT["project"]
-    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["notebooks"], *extras["export"], *extras["official"]]
+    assert sorted(map(str, map(Requirement, asked))) == sorted(map(str, requirements().values()))
+    assert set(extras) == {*doctor.EXTRAS, "fast", "dev", "docs"}
+    core = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
+    assert not core & (OFFICIAL | {"papermill", "ipywidgets", "onnx", "onnxruntime"}), "a small core"
     assert project["requires-python"] == ">=3.11,<3.14" and project["license"] == "BSD-3-Clause"
     assert (ROOT / "LICENSE").read_text().startswith("BSD 3-Clause")
     makefile = (ROOT / "Makefile").read_text()
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
-    dev = {Requirement(r).name for r in project["optional-dependencies"]["dev"]}
+    dev = {Requirement(r).name for r in extras["dev"]}
     assert set(re.findall(r"-m (pytest|ruff|jupyterlab)", makefile)) < dev
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert {"ruff", "nbstripout"} == set(re.findall(r"\.venv/bin/(\w+)", hooks)) & dev
     workflow = (ROOT / ".github/workflows/test.yml").read_text()
     assert re.findall(r'"(3\.\d+)"', workflow) == ["3.11", "3.12", "3.13"] and "make test" in workflow
+
+
+# ---- the wheel
+
+
+def test_the_wheel_holds_every_package():
+    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "kd_utils").rglob("__init__.py")}
+    data = {name for name in PYPROJECT["tool"]["setuptools"]["package-data"] if name != "kd_utils"}
+    assert listed == found | data
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A folder into which our wheel was installed, and nothing else."""
+    base = tmp_path_factory.mktemp("wheel")
+    source = base / "source"
+    skip = shutil.ignore_patterns("__pycache__", "before", "*.png")
+    for folder in ("kd_utils", "assets"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=skip)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index"]
+    subprocess.run([*pip, "wheel", *offline, "--no-build-isolation", "-w", base / "dist", source], check=True)
+    (built,) = (base / "dist").glob("*.whl")
+    subprocess.run([*pip, "install", *offline, "--target", base / "site", built], check=True)
+    shutil.rmtree(source)
+    return base / "site"
+
+
+@pytest.mark.slow
+def test_the_wheel_sharpens_from_another_folder(wheel, tmp_path):
+    def kd_utils(*args: str) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, wheel / "bin" / "kd-utils", *args]
+        return subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120)
+
+    Image.new("RGB", (16, 16), "teal").save(tmp_path / "photo.png")
+    done = kd_utils("sharpen", "photo.png", "out")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "photo.png") as sharp:
+        assert sharp.size == (64, 64)
+
+    assert f"at {wheel}" in kd_utils("doctor").stdout
+    assert kd_utils("--version").stdout == f"kd-utils {__version__}\n"
+    done = kd_utils("run")
+    assert done.returncode == 2 and "they come with a clone of the repository" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_no_more_than_it_needs(wheel):
+    package = wheel / "kd_utils"
+    weights = {p.name for p in (ROOT / "assets" / "weights").glob("student_*.pth")}
+    assert {p.name for p in (package / "assets" / "weights").iterdir()} == weights
+    assert (package / "py.typed").is_file() and list((package / "evaluation" / "templates").iterdir())
+    assert sum(p.stat().st_size for p in wheel.rglob("*") if p.is_file() and p.suffix != ".pyc") < 6_000_000
 
 
 # The Makefile, run for real on a PATH of our own.
