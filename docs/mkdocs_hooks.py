@@ -1,8 +1,12 @@
-"""Hooks of mkdocs: pictures of assets/ and executed notebooks join the site, other links lead to the repository."""
+"""Hooks of mkdocs: pictures of assets/ and executed notebooks join the site, other links lead to the repository, and
+equations become MathML, which browsers show without a script from elsewhere.
+"""
 
+import html
 import re
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 DOCS = Path(__file__).parent
@@ -36,3 +40,11 @@ def on_page_markdown(markdown, page, config, files):
     """Pictures are read from the site; ``](../CONTRIBUTING.md)`` is a file of the repository."""
     markdown = re.sub(r"(!\[[^\]]*\]\()\.\./assets/", r"\1assets/", markdown)
     return re.sub(r"(\]\()\.\./", rf"\1{config.repo_url}/blob/main/", markdown)
+
+
+def on_page_content(content, page, config, files):
+    """LaTeX as arithmatex marks it, within lines and as blocks, into MathML."""
+    for pattern, display in ((r'<span class="arithmatex">\\\((.*?)\\\)</span>', "inline"),
+                             (r'<div class="arithmatex">\\\[(.*?)\\\]</div>', "block")):  # fmt: skip
+        content = re.sub(pattern, lambda m, d=display: convert(html.unescape(m[1]), display=d), content, flags=re.S)
+    return content

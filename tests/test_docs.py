@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import kd_utils.config
-from kd_utils.config import ROOT, Config, make
+from kd_utils.config import REPO_SLUG, ROOT, Config, make
 from kd_utils.overrides import flatten
 
 DOCS = ROOT / "docs"
@@ -80,6 +80,14 @@ def test_settings_named_in_documents_exist(path):
 def test_code_files_named_in_documents_exist(path):
     for name in re.findall(r"`((?:kd_utils|benchmarks|tests|notebooks|assets|docs)/[\w./-]+)`", path.read_text()):
         assert (ROOT / name).exists(), f"{path.name} names {name}, which is not there"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CITATION.cff", "mkdocs.yml"])
+def test_links_to_the_repository_name_ours(name):
+    text = (ROOT / name).read_text()
+    repository = REPO_SLUG.split("/")[1]
+    for slug in re.findall(rf"github\.com/([\w.-]+/{repository})\b", text):
+        assert slug == REPO_SLUG, f"{name} links to {slug}: write {REPO_SLUG}, as kd_utils/config.py says"
 
 
 def test_tree_of_architecture_is_the_packages():
