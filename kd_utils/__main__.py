@@ -31,7 +31,10 @@ STEPS = {
 # Commands whose module has `add_arguments` and `main`: their help and examples.
 TOOLS = {
     "sharpen": ("sharpen photos", ["photo.jpg out/", "photos/ out/ --scale 1 --strength 0.7"]),
-    "export": ("write a student as ONNX", ["student.onnx --model m", "mine.onnx --model workdir/student_model.pth"]),
+    "export": (
+        "a student for other programs: ncnn, ONNX, safetensors, PyTorch",
+        ["m out/ --to ncnn,onnx", "workdir/student_model.pth mine-x4.onnx"],
+    ),
     "doctor": ("what is installed, found and cached here", ["", "--json"]),
 }
 

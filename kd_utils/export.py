@@ -1,152 +1,140 @@
-"""A student as one ONNX file that onnxruntime, onnxruntime-web and OpenVINO read.
-
-The graph is written node by node (a student is a chain of a few kinds) instead of through torch's exporter, so it is
-the same bytes with every version of torch, has no data file beside it, and takes any height and width: what a scale 2
-or 1 student needs of its input's sides is padded and cut inside the graph.
-"""
+"""A student in the formats of other programs. docs/export.md says which program opens what, and where to put it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from torch import nn
 
 from kd_utils.common import files
-from kd_utils.common.errors import ConfigError, ExportError
-from kd_utils.config import shipped
+from kd_utils.common.errors import ExportError
 from kd_utils.models import student
-from kd_utils.models.tiling import measure_receptive_field
+from kd_utils.models.ncnn_writer import write_ncnn
+from kd_utils.models.onnx_graph import graph
 
-OPSET, IR = 17, 8  # old enough for every current reader
-DEFAULT = {4: "m", 2: "m", 1: "s"}  # size by scale, of the students in assets/weights
-
-
-def graph(net: student.Student, fp16: bool = False) -> Any:
-    """The onnx.ModelProto of a student: `image` (n, 3, h, w) RGB in [0, 1] -> `sharp` (n, 3, h*scale, w*scale).
-
-    float32 in and out, not clamped, equal to the PyTorch network to rounding. With `fp16` the convolutions and their
-    weights are half precision between two casts; input, residual and output stay float32.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    meta = getattr(net, "meta", {})
-    net = student.fuse(net).float().cpu()
-    kind = np.float16 if fp16 else np.float32
-    nodes: list[Any] = []
-    consts: dict[str, np.ndarray] = {}
-
-    def const(name: str, value: Any, dtype: Any = np.int64) -> str:
-        consts[name] = np.asarray(value, dtype)
-        return name
-
-    def node(op: str, *inputs: str, out: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(op, list(inputs), [out], name=f"{op}_{out}", **attributes))
-        return out
-
-    x = "image"
-    if net.down > 1:  # repeat the last row and column up to a multiple of `down`
-        const("d", net.down)
-        node("Shape", x, out="sides", start=2, end=4)
-        node("Mod", "sides", "d", out="rest")
-        node("Sub", "d", "rest", out="short")
-        node("Mod", "short", "d", out="extra")
-        node("Concat", const("front", [0] * 6), "extra", out="pads", axis=0)
-        x = node("Pad", x, "pads", out="padded", mode="edge")
-    y = node("Cast", x, out="half", to=TensorProto.FLOAT16) if fp16 else x
-    if net.down > 1:
-        y = node("SpaceToDepth", y, out="unshuffled", blocksize=net.down)
-    for i, layer in enumerate(getattr(net, net.trunk)):
-        weight = layer.weight.detach().numpy()
-        if isinstance(layer, nn.PReLU):
-            y = node("PRelu", y, const(f"slope{i}", weight.reshape(-1, 1, 1), kind), out=f"y{i}")
-            continue
-        if i == 0 and net.down > 1:  # SpaceToDepth counts block by block, PixelUnshuffle channel by channel
-            weight = weight.reshape(len(weight), 3, net.down**2, 3, 3).swapaxes(1, 2).reshape(weight.shape)
-        const(f"weight{i}", weight, kind)
-        const(f"bias{i}", layer.bias.detach().numpy(), kind)
-        y = node("Conv", y, f"weight{i}", f"bias{i}", out=f"y{i}", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    if fp16:
-        y = node("Cast", y, out="full", to=TensorProto.FLOAT)
-    y = node("DepthToSpace", y, out="shuffled", blocksize=student.UP, mode="CRD")
-    if net.scale > 1:
-        const("scales", [1, 1, net.scale, net.scale], np.float32)
-        # each pixel repeated, as torch's "nearest"
-        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        x = node("Resize", x, "", "scales", out="repeated", **how)
-    y = node("Add", y, x, out="sum" if net.down > 1 else "sharp")
-    if net.down > 1:
-        node("Mul", "sides", const("scale", net.scale), out="ends")
-        node("Slice", y, const("starts", [0, 0]), "ends", const("axes", [2, 3]), out="sharp")
-
-    def image(name: str, *shape: Any) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, *shape])
-
-    weights = [numpy_helper.from_array(v, k) for k, v in consts.items()]
-    body = helper.make_graph(nodes, "student", [image("image", "h", "w")], [image("sharp", "H", "W")], weights)
-    opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(body, opset_imports=opset, ir_version=IR, producer_name="kd_utils")
-    said = {"scale": net.scale, "radius": measure_receptive_field(net).radius, "fp16": fp16} | describe(meta)
-    props = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in said.items()}
-    helper.set_model_props(model, props)
-    return model
+find, DEFAULT = student.find_student, student.DEFAULT_SIZE  # under these names sharpen still asks for them
 
 
-def describe(meta: dict[str, Any]) -> dict[str, Any]:
-    """The teacher's name, and a short name of the training run, in front of all that the student's file says."""
-    made = meta.get("provenance", {})
-    teacher = made.get("labels.teacher") or meta.get("teacher")  # the latter in the students that ship
-    if not teacher and "teacher_sha256" in meta:
-        teacher = f"sha256 {meta['teacher_sha256']}"
-    return {"teacher": teacher or "", "training_run": files.digest(made) if made else "", "meta": meta}
+@dataclass(frozen=True)
+class Format:
+    suffix: str
+    write: Callable[[student.Student, Path], Path]
+    named_by_scale: bool = False  # programs read the scale from the file's name
 
 
-def find(model: str | Path = "", scale: int = 4) -> Path:
-    """A student's file by its path, or by "s", "m" or "l" (or nothing) among those that ship for `scale` 4, 2 or 1.
-
-    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
-    """
-    name = str(model) or DEFAULT[scale]
-    if name in ("s", "m", "l"):
-        return shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth")
-    path = Path(name).expanduser()
-    if path.suffix.lower() == ".onnx":
-        raise ConfigError(f"--model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
-    if not path.exists():
-        raise ConfigError(f"--model {name} is neither a file nor one of s, m, l: check the path")
-    return path
+def _write_pth(net: student.Student, path: Path) -> Path:
+    return student.save(net, path, net.meta)
 
 
-def export(model: str | Path, out: str | Path, fp16: bool = False, scale: int | None = None) -> Path:
-    """Write the ONNX file of a student, by path or as `find`, which has to be of `scale` if that is given.
+def _write_safetensors(net: student.Student, path: Path) -> Path:
+    from safetensors.torch import save
 
-    Raises CheckpointError for a model that is none, ConfigError for one that does not ship, ExportError for another
-    suffix or scale.
+    about = json.dumps(
+        {"scale": net.scale} | net.meta, sort_keys=True
+    )  # one entry: the library orders several at random
+    return files.write_bytes(path, save(net.state_dict(), {"kd": about}))
+
+
+def _write_onnx(net: student.Student, path: Path, fp16: bool = False) -> Path:
+    return files.write_bytes(path, graph(net, fp16).SerializeToString())
+
+
+FORMATS = {
+    "pth": Format(".pth", _write_pth),
+    "safetensors": Format(".safetensors", _write_safetensors),
+    "onnx": Format(".onnx", _write_onnx),
+    "ncnn": Format(".param", write_ncnn, named_by_scale=True),
+}
+
+
+def export(
+    model: str | Path, out: str | Path, to: Sequence[str] = (), fp16: bool = False, scale: int | None = None
+) -> list[Path]:
+    """Write a student, by path or as `find_student`, in the formats `to`; returns the files, one a format.
+
+    `out` is a folder, or the name of the file to write; its suffix is replaced where it is another format's. Without
+    `to` its suffix says the format. `fp16` is for ONNX only, ncnn is half precision in any case. The student has to be
+    of `scale` if that is given. Raises CheckpointError for a model that is none, ConfigError for one that does not
+    ship, ExportError for what cannot be written.
     """
     out = Path(out).expanduser()
-    if out.suffix.lower() != ".onnx":
-        raise ExportError(f"{out} does not end in .onnx: give the file to write")
-    path = find(model, scale or 4)
+    formats = _choose_formats(out, to)
+    path = student.find_student(model, scale or 4)
     net = student.load(path)
     if scale not in (None, net.scale):
-        raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another --model")
-    return files.write_bytes(out, graph(net, fp16).SerializeToString())
+        raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another student")
+
+    # all names first, so that a wrong one is refused before anything is written
+    targets = [_file_name(out, path, form, net.scale) for form in formats]
+    written = []
+    for form, target in zip(formats, targets, strict=True):
+        if form.write is _write_onnx:
+            written.append(_write_onnx(net, target, fp16))
+        else:
+            written.append(form.write(net, target))
+    return written
+
+
+def _choose_formats(out: Path, to: Sequence[str]) -> list[Format]:
+    if not to:
+        to = [name for name, form in FORMATS.items() if form.suffix == out.suffix.lower()]
+        if not to:
+            raise ExportError(
+                f"{out} names no format: add --to {'|'.join(FORMATS)}, or end it in one of their suffixes"
+            )
+    for name in to:
+        if name == "openvino":
+            raise ExportError("OpenVINO files are not written yet: use --to onnx, which OpenVINO opens as it is")
+        if name not in FORMATS:
+            raise ExportError(f"unknown format {name!r}: choose among {', '.join(FORMATS)}")
+    return [FORMATS[name] for name in dict.fromkeys(to)]
+
+
+def _file_name(out: Path, student_file: Path, form: Format, scale: int) -> Path:
+    """The file to write in a folder `out`, or under the name `out`. Raises ExportError."""
+    known = {other.suffix for other in FORMATS.values()}
+    path = out
+    if out.suffix.lower() not in known or out.is_dir():
+        path = out / f"{student_file.stem}.pth"
+    if not form.named_by_scale:
+        return path.with_suffix(form.suffix)
+
+    found = _scale_in_name(path.stem)
+    if found is None:
+        return path.with_name(f"{path.stem}-x{scale}{form.suffix}")
+    if found != scale:
+        raise ExportError(
+            f"{path.stem}{form.suffix} would be taken for a x{found} model, because programs that open {form.suffix} "
+            f"files read the scale from the name: name it without x{found}, such as {path.with_name(f'mine-x{scale}')}"
+        )
+    return path.with_suffix(form.suffix)
+
+
+def _scale_in_name(name: str) -> int | None:
+    """What Upscayl takes for the scale of a model: the first of x1, x2, x3 ... that is anywhere in its name."""
+    for scale in (1, 2, 3, 4, 8, 16):
+        if f"x{scale}" in name.lower() or f"{scale}x" in name.lower():
+            return scale
+    return None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("output", metavar="OUT.onnx")
-    add(
-        "--model", default="", help="s, m or l of the students that ship (default: m; at scale 1, s), or a student .pth"
-    )
+    add("student", metavar="STUDENT", help="s, m or l of the students that ship, or a student .pth")
+    add("output", metavar="OUT", help="a folder, or the file to write")
+    formats = "|".join([*FORMATS, "openvino"])
+    help_to = "the format; several: --to onnx,ncnn (default: the one that OUT ends in)"
+    add("--to", metavar=formats, type=lambda text: re.split(r"[,|]", text), action="extend", default=[], help=help_to)
     add("--scale", type=int, choices=(4, 2, 1), help="of the student (default: the file's own; of those that ship, 4)")
-    add("--fp16", action="store_true", help="half-precision inside; input and output stay float32")
+    add("--fp16", action="store_true", help="ONNX with half precision inside; input and output stay float32")
 
 
 def main(args: argparse.Namespace) -> int:
-    out = export(args.model, args.output, args.fp16, args.scale)
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, image (n, 3, h, w) RGB in [0, 1] -> sharp")
+    for path in export(args.student, args.output, args.to, args.fp16, args.scale):
+        weights = path.with_suffix(".bin")
+        also = f" and {weights.name} of {weights.stat().st_size / 1e6:.2f} MB" if path.suffix == ".param" else ""
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB{also}")
     return 0

@@ -61,7 +61,7 @@ def test_doctor_needs_the_standard_library_alone():
     assert "basicsr" not in done.stdout, "what is optional is not missing"
 
 
-@pytest.mark.parametrize("command", ["sharpen photo.jpg out", "export out.onnx", "prepare", "run", "compare ."])
+@pytest.mark.parametrize("command", ["sharpen photo.jpg out", "export m out.onnx", "prepare", "run", "compare ."])
 def test_a_missing_package_is_one_sentence_with_the_remedy(command):
     done = empty_python(*command.split())
     assert done.returncode in (1, 2) and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The ONNX file computes what the PyTorch network computes, and other programs can read it."""
+"""What is exported computes what the PyTorch network computes, and other programs can read it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 
 from kd_utils import export
 from kd_utils.__main__ import main
-from kd_utils.common.tensors import CheckpointError
-from kd_utils.config import ConfigError, shipped
-from kd_utils.models import student
+from kd_utils.common.errors import CheckpointError, ConfigError, ExportError
+from kd_utils.config import shipped
+from kd_utils.models import onnx_graph, student
+from kd_utils.models.ncnn import read_ncnn
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
 
@@ -31,6 +33,11 @@ def trained(scale: int, path) -> student.Student:
     return student.load(path)
 
 
+def write_onnx(model, path, **options):
+    (written,) = export.export(model, path, ["onnx"], **options)
+    return written
+
+
 def session(path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -38,7 +45,7 @@ def session(path) -> onnxruntime.InferenceSession:
 @pytest.mark.parametrize("scale", [4, 2, 1])
 def test_parity_with_pytorch_over_sizes(tmp_path, scale):
     net = trained(scale, tmp_path / "s.pth")
-    run = session(export.export(tmp_path / "s.pth", tmp_path / "s.onnx"))
+    run = session(write_onnx(tmp_path / "s.pth", tmp_path / "s.onnx"))
     for h, w in SIZES:
         x = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(h * w))
         with torch.inference_mode():  # sides that the network cannot take are padded and cut inside the file
@@ -51,8 +58,8 @@ def test_parity_with_pytorch_over_sizes(tmp_path, scale):
 @pytest.mark.parametrize("scale", [4, 1])
 def test_fp16_is_half_the_size_and_takes_and_gives_float32(tmp_path, scale):
     net = trained(scale, tmp_path / "s.pth")
-    whole = export.export(tmp_path / "s.pth", tmp_path / "s.onnx")
-    half = export.export(tmp_path / "s.pth", tmp_path / "h.onnx", fp16=True)
+    whole = write_onnx(tmp_path / "s.pth", tmp_path / "s.onnx")
+    half = write_onnx(tmp_path / "s.pth", tmp_path / "h.onnx", fp16=True)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
     x = torch.rand(1, 3, 40, 36)
     got = session(half).run(None, {"image": x.numpy()})[0]
@@ -64,7 +71,7 @@ def test_fp16_is_half_the_size_and_takes_and_gives_float32(tmp_path, scale):
 def test_one_file_old_opset_and_what_it_says_of_itself(tmp_path):
     trained(2, tmp_path / "s.pth")
     (tmp_path / "out").mkdir()
-    path = export.export(tmp_path / "s.pth", tmp_path / "out" / "s.onnx")
+    path = write_onnx(tmp_path / "s.pth", tmp_path / "out" / "s.onnx")
     assert [p.name for p in path.parent.iterdir()] == ["s.onnx"]  # no .onnx.data beside it
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -73,7 +80,7 @@ def test_one_file_old_opset_and_what_it_says_of_itself(tmp_path):
     says = {p.key: p.value for p in model.metadata_props}
     assert says["scale"] == "2" and says["teacher"] == "general_x4v3" and len(says["training_run"]) == 16
     assert json.loads(says["meta"])["provenance"]["train.steps"] == 7
-    again = export.export(tmp_path / "s.pth", tmp_path / "again.onnx")
+    again = write_onnx(tmp_path / "s.pth", tmp_path / "again.onnx")
     assert again.read_bytes() == path.read_bytes()
     shape = session(path).get_inputs()[0].shape
     assert shape == ["n", 3, "h", "w"]
@@ -81,7 +88,7 @@ def test_one_file_old_opset_and_what_it_says_of_itself(tmp_path):
 
 def test_a_real_compact_model_exports(shared, tmp_path):
     source = shared / "weights" / "realesr-animevideov3.pth"
-    run = session(export.export(source, tmp_path / "c.onnx"))
+    run = session(write_onnx(source, tmp_path / "c.onnx"))
     x = torch.rand(1, 3, 24, 33)
     with torch.inference_mode():
         want = student.load(source)(x).numpy()
@@ -102,37 +109,90 @@ def test_the_x4_file_opens_in_spandrel(tmp_path):
 
 def test_the_teacher_of_a_student_that_ships(tmp_path):
     """Those have no labels.teacher: their own entry, or the hash."""
-    said = {p.key: p.value for p in onnx.load(export.export("s", tmp_path / "s.onnx")).metadata_props}
+    said = {p.key: p.value for p in onnx.load(write_onnx("s", tmp_path / "s.onnx")).metadata_props}
     meta = json.loads(said["meta"])
     assert (
         said["teacher"] == meta.get("teacher", f"sha256 {meta['teacher_sha256']}") and len(said["training_run"]) == 16
     )
-    assert export.describe({"teacher": "general_x4v3", "teacher_sha256": "ab"})["teacher"] == "general_x4v3"
-    assert export.describe({"teacher_sha256": "ab"})["teacher"] == "sha256 ab"
-    assert export.describe({})["teacher"] == ""
+    assert onnx_graph.describe({"teacher": "general_x4v3", "teacher_sha256": "ab"})["teacher"] == "general_x4v3"
+    assert onnx_graph.describe({"teacher_sha256": "ab"})["teacher"] == "sha256 ab"
+    assert onnx_graph.describe({})["teacher"] == ""
 
 
 def test_the_students_that_ship_go_by_size_and_scale(tmp_path, capsys):
-    for options, ships in (([], "x4_m"), (["--model", "l"], "x4_l"), (["--scale", "1"], "x1_s")):
-        assert main(["export", str(tmp_path / "s.onnx"), *options]) == 0
-        want = export.graph(student.load(shipped(f"student_{ships}.pth"))).SerializeToString()
+    for name, options, ships in (("m", [], "x4_m"), ("l", [], "x4_l"), ("s", ["--scale", "1"], "x1_s")):
+        assert main(["export", name, str(tmp_path / "s.onnx"), *options]) == 0
+        want = onnx_graph.graph(student.load(shipped(f"student_{ships}.pth"))).SerializeToString()
         assert (tmp_path / "s.onnx").read_bytes() == want
-    assert main(["export", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no student of scale 2 ships
+    assert main(["export", "m", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no student of scale 2 ships
     assert "student_x4_m.pth is of scale 4, not 2" in capsys.readouterr().err and not (tmp_path / "two.onnx").exists()
 
 
-def test_command_line_and_its_errors(tmp_path, capsys):
+def test_command_line_writes_several_formats(tmp_path, capsys):
+    net = trained(4, tmp_path / "s.pth")
+    out = tmp_path / "out"
+    args = ["export", str(tmp_path / "s.pth"), str(out), "--to", "ncnn,onnx", "--to", "safetensors", "--fp16"]
+    assert main(args) == 0
+    assert {p.name for p in out.iterdir()} == {"s-x4.param", "s-x4.bin", "s.onnx", "s.safetensors"}
+    said = capsys.readouterr().out
+    assert "s-x4.param: 0.00 MB and s-x4.bin of 0.11 MB" in said and "s.safetensors: 0.21 MB" in said
+    state = read_ncnn(out / "s-x4.param")
+    assert torch.equal(state["body.0.weight"], net.body[0].weight.half().float())
+
+
+def test_safetensors_and_pth_open_in_spandrel_and_repeat(tmp_path):
+    from spandrel import ModelLoader
+
+    net = trained(4, tmp_path / "s.pth")
+    x = torch.rand(1, 3, 31, 20)
+    for form in ("safetensors", "pth"):
+        (path,) = export.export(tmp_path / "s.pth", tmp_path / "out", [form])
+        found = ModelLoader(device="cpu").load_from_file(path)
+        assert (found.architecture.name, found.scale) == ("RealESRGAN Compact", 4)
+        with torch.inference_mode():
+            assert (found.model(x) - net(x)).abs().max() <= 1e-6
+        (again,) = export.export(tmp_path / "s.pth", tmp_path / "again", [form])
+        assert again.read_bytes() == path.read_bytes()
+
+    with safe_open(tmp_path / "out" / "s.safetensors", "pt") as f:
+        assert json.loads(f.metadata()["kd"]) == student.load(tmp_path / "out" / "s.pth").meta
+    assert student.load(tmp_path / "out" / "s.pth").meta["provenance"]["train.steps"] == 7
+
+
+def test_where_files_go_and_how_they_are_called(tmp_path):
+    trained(4, tmp_path / "student_model.pth")
+    source = tmp_path / "student_model.pth"
+    for out, form, want in (
+        ("folder", "ncnn", "folder/student_model-x4.param"),
+        ("folder", "onnx", "folder/student_model.onnx"),
+        ("mine.onnx", "ncnn", "mine-x4.param"),  # another format's suffix is replaced
+        ("mine_4x.param", "ncnn", "mine_4x.param"),
+        ("mine.v2.onnx", "onnx", "mine.v2.onnx"),
+    ):
+        assert export.export(source, tmp_path / out, [form]) == [tmp_path / want]
+    assert export.export(source, tmp_path / "a.param") == [tmp_path / "a-x4.param"]  # by the suffix alone
+    with pytest.raises(ExportError, match=r"run_32x14.param would be taken for a x1 model, .*such as .*/mine-x4"):
+        export.export(source, tmp_path / "run_32x14.onnx", ["onnx", "ncnn"])
+    assert not (tmp_path / "run_32x14.onnx").exists()
+
+
+def test_errors_say_what_to_do(tmp_path, capsys):
     trained(1, tmp_path / "s.pth")
-    assert main(["export", str(tmp_path / "s.onnx"), "--model", str(tmp_path / "s.pth"), "--fp16"]) == 0
-    assert "s.onnx" in capsys.readouterr().out
-    with pytest.raises(export.ExportError, match="does not end in .onnx"):
-        export.export(tmp_path / "s.pth", tmp_path / "s.bin")
+    with pytest.raises(ExportError, match=r"out names no format: add --to pth\|safetensors\|onnx\|ncnn"):
+        export.export(tmp_path / "s.pth", tmp_path / "out")
+    with pytest.raises(ExportError, match="OpenVINO files are not written yet: use --to onnx"):
+        export.export(tmp_path / "s.pth", tmp_path / "out", ["onnx", "openvino"])
+    with pytest.raises(ExportError, match="unknown format 'coreml': choose among pth"):
+        export.export(tmp_path / "s.pth", tmp_path / "out", ["coreml"])
+    assert not (tmp_path / "out").exists()
     (tmp_path / "no.pth").write_text("text")
     with pytest.raises(CheckpointError, match="no.pth"):
         export.export(tmp_path / "no.pth", tmp_path / "s.onnx")
+    assert main(["export", "x", str(tmp_path / "s.onnx")]) == 2
+    assert "model x is neither a file nor one of s, m, l" in capsys.readouterr().err
 
 
 def test_a_model_that_is_none_is_named_with_the_choices():
     for name, says in (("student_x4_s", "neither a file nor one of s, m, l"), ("a.onnx", "give the .pth")):
-        with pytest.raises(ConfigError, match=f"--model {name}.*{says}"):
-            export.find(name)
+        with pytest.raises(ConfigError, match=f"model {name}.*{says}"):
+            student.find_student(name)

@@ -147,7 +147,7 @@ def test_a_home_folder_is_one_in_outputs_too(tmp_path, models, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     source = save(tmp_path / "in.png", np.zeros((8, 8, 3), np.uint8))
     assert run(source, "~/out", model=models[4]) == 0 and (tmp_path / "out" / "in.png").is_file()
-    assert main(["export", "~/s.onnx", "--model", models[4]]) == 0 and (tmp_path / "s.onnx").is_file()
+    assert main(["export", models[4], "~/s.onnx"]) == 0 and (tmp_path / "s.onnx").is_file()
 
 
 def test_animated_and_cmyk_and_palette_in_one_folder(tmp_path, models, capsys):

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd_utils.common import files
-from kd_utils.common.errors import StudentError
+from kd_utils.common.errors import ConfigError, StudentError
 from kd_utils.common.tensors import read_checkpoint
+from kd_utils.config import shipped
 
 # width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
 SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
 UP = 4  # the body always runs on the output/4 grid
+DEFAULT_SIZE = {4: "m", 2: "m", 1: "s"}  # by scale, of the students that ship
 
 
 class CollapsibleConv(nn.Module):
@@ -162,6 +164,22 @@ def load(path: str | Path) -> Student:
         raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
     net.meta = data.get("meta", {}) if isinstance(data, dict) else {}
     return net
+
+
+def find_student(model: str | Path = "", scale: int = 4) -> Path:
+    """A student's file by its path, or by "s", "m" or "l" (or nothing) among those that ship for `scale` 4, 2 or 1.
+
+    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
+    """
+    name = str(model) or DEFAULT_SIZE[scale]
+    if name in SIZES:
+        return shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth")
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".onnx":
+        raise ConfigError(f"model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
+    if not path.exists():
+        raise ConfigError(f"model {name} is neither a file nor one of {', '.join(SIZES)}: check the path")
+    return path
 
 
 def from_state_dict(state: dict[str, Tensor]) -> Student:
