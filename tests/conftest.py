@@ -18,6 +18,14 @@ from kd_utils.config import make
 from kd_utils.models import student, teacher
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+SLOW_FIXTURES = {"ran", "official"}  # a run of all notebooks; the import of basicsr
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that uses a slow fixture is marked slow without saying so."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,7 @@ def pip(tmp_path_factory):
     return base
 
 
+@pytest.mark.slow
 def test_installing_never_replaces_what_colab_has(pip, monkeypatch, capfd):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(pip))
@@ -153,6 +154,7 @@ def test_installing_never_replaces_what_colab_has(pip, monkeypatch, capfd):
     assert names == {"kdtiny_marker.py"}
 
 
+@pytest.mark.slow
 def test_the_bootstrap_clones_where_there_is_no_clone(tmp_path, monkeypatch):
     origin, empty = tmp_path / "origin", tmp_path / "empty"
     shutil.copytree(ROOT / "kd_utils", origin / "kd_utils", ignore=shutil.ignore_patterns("__pycache__"))

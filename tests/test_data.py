@@ -140,6 +140,7 @@ def test_flat_and_dark_crops_are_left_out():
         assert len(prepare.choose_crops(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=4 data.crops_per_photo=64"
     prepare.prepare(config(tmp_path / "whole", folder, more))

@@ -76,6 +76,7 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "a.json").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "big"
     files.write_bytes(path, b"old")
@@ -92,6 +93,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.stat().st_size == 50_000_000
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     path = tmp_path / "f"
     files.write_bytes(path, b"old")

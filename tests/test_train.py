@@ -74,6 +74,7 @@ def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_p
     assert difference(again.student, trained[1].student) == 0
 
 
+@pytest.mark.slow
 def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
     drive = tmp_path / "drive"
     cfg = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
@@ -92,6 +93,7 @@ def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
     assert again.curve.is_file() and again.history.read_text() == history
 
 
+@pytest.mark.slow
 def test_a_drive_that_is_given_later_has_what_was_made_before(labelled, tmp_path):
     train.train(config(labelled, tmp_path / "a"))
     drive = tmp_path / "drive"
@@ -167,6 +169,7 @@ def torchrun(*command):
     return subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, env=env, timeout=300)
 
 
+@pytest.mark.slow
 def test_processes_that_find_different_checkpoints_stop(labelled, tmp_path):
     config(labelled, tmp_path / "1")
     done = train.train(config(labelled, tmp_path / "0", "train.baseline=no"))
@@ -183,6 +186,7 @@ def test_processes_that_find_different_checkpoints_stop(labelled, tmp_path):
 TWO = [("train.dtype=float64 train.baseline=no", 50, 1e-5), ("train.dtype=fp32 train.baseline=yes", 5, 1e-4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "steps", "off"), TWO)
 def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, off):
     # SOAP's bases are arbitrary where there is no gradient yet: the last bits of a sum decide there
