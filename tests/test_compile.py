@@ -31,6 +31,7 @@ def test_compiled_learns_what_plain_does(labelled, tmp_path):
     assert train.train(config(labelled, tmp_path / "compiled", more)).student.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_no_compiler_is_told_with_the_remedy(labelled, tmp_path):
     config(labelled, tmp_path)
     sets = f"{labelled[1]} train.compile=yes device=cpu workdir={tmp_path}".split()

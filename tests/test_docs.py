@@ -102,7 +102,8 @@ def test_tree_of_architecture_is_the_packages():
             shown.append(folder + name)
 
     files = [p.relative_to(ROOT).as_posix() for p in (ROOT / "kd_utils").rglob("*.py") if p.stem != "__init__"]
-    assert sorted(shown) == sorted(files)
+    assert not set(files) - set(shown), "give these a line in the tree of docs/architecture.md"
+    assert not set(shown) - set(files), "the tree of docs/architecture.md shows files that are gone"
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS.glob("*.md")], ids=lambda p: p.name)
