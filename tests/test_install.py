@@ -216,6 +216,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.slow
 def test_make_takes_the_newest_python_that_runs(machine, tmp_path):
     machine.has("python3.13", BROKEN)
     machine.has("python3.12", BROKEN)
@@ -241,6 +242,7 @@ def test_make_takes_the_newest_python_that_runs(machine, tmp_path):
         assert p.returncode == 2 and "no virtual environment" in p.stderr and venv.exists()
 
 
+@pytest.mark.slow
 def test_make_says_which_debian_package_is_missing(machine, tmp_path):
     (tmp_path / "ensurepip.py").write_text("raise ImportError")  # Debian's python3 without python3-venv
     machine.has("python3", f'PYTHONPATH="{tmp_path}" exec "{machine.python}" "$@"')
