@@ -21,6 +21,7 @@ from kd_utils import sharpen
 from kd_utils.__main__ import main
 from kd_utils.common.tensors import CheckpointError
 from kd_utils.imaging import colors, reading, writing
+from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import Photo
 from kd_utils.models import tiling
 
@@ -35,14 +36,14 @@ def test_depth_channels_profile_and_exif_come_along(tmp_path, models, scale):
     tool = sharpen.load(models[scale], scale, "cpu")
     for suffix in (".png", ".tif"):
         for dtype, c in ((np.uint8, 1), (np.uint8, 3), (np.uint16, 3), (np.uint16, 1)):
-            photo = Photo(picture(21, 35, c, dtype), None, SRGB, exif(6).tobytes())
-            photo = reading.read(b"".join(writing.encode(photo, suffix)))  # turned upright here
-            done = reading.read(b"".join(writing.encode(sharpen.apply(tool, photo), suffix)))
+            photo = Photo(picture(21, 35, c, dtype), None, Metadata(SRGB, exif(6).tobytes()))
+            photo = reading.read(writing.encode(photo, suffix))  # turned upright here
+            done = reading.read(writing.encode(sharpen.apply(tool, photo), suffix))
             assert done.pixels.shape == (35 * scale, 21 * scale, c) and done.pixels.dtype == dtype
             block = Image.Exif()
-            block.load(done.exif)
+            block.load(done.meta.exif)
             assert block.get(0x0112, 1) == 1 and block[271] == "Maker" and block.get_ifd(0x8769)[0xA002] == 21 * scale
-            assert done.icc == (SRGB if c == 3 or suffix == ".tif" else None)
+            assert done.meta.icc == (SRGB if c == 3 or suffix == ".tif" else None)
 
 
 def test_alpha_has_no_halo(tool):
@@ -181,7 +182,7 @@ def test_a_bigtiff_is_sharpened_as_any_other(tmp_path, models, dtype):
         done = reading.read(tmp_path / name)
         assert done.pixels.shape == (64, 96, 3) and done.pixels.dtype == dtype
         block = Image.Exif()
-        block.load(done.exif)
+        block.load(done.meta.exif)
         assert block[270] == "words"
 
 

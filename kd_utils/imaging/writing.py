@@ -1,196 +1,262 @@
-"""Image files out, with all that came in: depth, alpha, ICC profile, EXIF.
+"""Image files out, with what came in and the format has a place for: depth, alpha, ICC profile, EXIF, XMP.
 
-PNG and TIFF are written here by strips, because the libraries' writers copy a large picture several times, and none
-keeps 16 bits, profile and EXIF together.
+libvips encodes PNG, JPEG, TIFF (by strips: nothing but the picture is held) and AVIF, Pillow WebP and BMP.
 """
 
 from __future__ import annotations
 
-import io
+import itertools
+import os
 import struct
-import zlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
 
-import cv2
 import numpy as np
+import pyvips
 from PIL import Image
 
-from kd_utils.common.errors import ImageError
-from kd_utils.imaging.reading import Photo, composite_over_white, to_8_bit
+from kd_utils.common.errors import ImageError, StoreError
+from kd_utils.imaging import exif, metadata, profiles
+from kd_utils.imaging.metadata import Metadata
+from kd_utils.imaging.pixels import as_vips, composite_over_white, to_8_bit
+from kd_utils.imaging.reading import Photo
+from kd_utils.imaging.tiff import ICC, IPTC, XMP
 
-SIDES = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}  # at most, in pixels
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+TIFF_SUFFIXES = (".tif", ".tiff")
+SUFFIXES = (".png", *JPEG_SUFFIXES, ".webp", *TIFF_SUFFIXES, ".avif", ".bmp")
+# The longest side in pixels: libjpeg, WebP and AVIF have limits of their own.
+SIDES = {**dict.fromkeys(JPEG_SUFFIXES, 65500), ".webp": 16383, ".avif": 16384}
+PNG_LEVEL, PNG_FILTER = 3, "up"  # docs/sharpen.md compares them
+BIG = 3 << 30  # bytes of pixels from which on a TIFF is a BigTIFF
+QUALITY = 92  # of a JPEG or WebP, at least
+AVIF_QUALITY = 85
+
+_numbers = itertools.count()
 
 
 def check(suffix: str, width: int = 1, height: int = 1) -> None:
     """Raises ImageError where no such file is written, or none with so many pixels."""
     suffix = suffix.lower()
     if suffix not in SUFFIXES:
-        raise ImageError(f"{suffix!r} files are not written: choose .png, .jpg, .webp, .tif or .bmp")
+        raise ImageError(f"{suffix!r} files are not written: choose .png, .jpg, .webp, .tif, .avif or .bmp")
     limit = SIDES.get(suffix, 2**31 - 1)
     if max(height, width) > limit:
         raise ImageError(f"{width}x{height} pixels do not fit into {suffix} (at most {limit} a side): write a .png")
 
 
-def encode(photo: Photo, suffix: str) -> list[bytes]:
-    """The photo as a file of the kind that `suffix` names, in pieces to be written one after the other.
+def save(photo: Photo, path: str | Path) -> list[str]:
+    """Write a photo so that a reader sees the old file or the whole new one; returns what could not be kept, in words.
 
-    PNG and TIFF keep everything; JPEG, WebP and BMP have 8 bits, JPEG and BMP no alpha (laid over white). A JPEG
-    is written 4:4:4, at the quality that the source had but at least 92; a WebP lossless if the source was. Raises
-    ImageError as `check`.
+    Raises ImageError as `write`, StoreError where the folder cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{os.getpid()}-{next(_numbers)}.part")  # a name of 255 bytes leaves no room for a suffix
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "w+b") as file:
+                lost = write(photo, file, path.suffix)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as e:
+        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another folder") from e
+    return lost
+
+
+def encode(photo: Photo, suffix: str) -> bytes:
+    """The bytes that `save` would write."""
+    with tempfile.TemporaryFile() as file:
+        write(photo, file, suffix)
+        file.seek(0)
+        return file.read()
+
+
+def write(photo: Photo, file: BinaryIO, suffix: str) -> list[str]:
+    """Write a photo into an empty file on disk, as the kind that `suffix` names; returns what could not be kept.
+
+    PNG and TIFF keep 16 bits, AVIF 12 of them; JPEG, WebP and BMP have 8 bits, JPEG and BMP no alpha (laid over white).
+    A JPEG is written 4:4:4, at the quality that the source had but at least 92; a WebP lossless if the source was.
+    Afterwards the file's header is read back. Raises ImageError as `check`, and where the header is not the photo's.
     """
     suffix = suffix.lower()
     height, width, _ = photo.pixels.shape
     check(suffix, width, height)
-    exif = _resized_exif(photo.exif, width, height)
-    if suffix == ".png":
-        return _png(photo, exif)
-    if suffix in (".tif", ".tiff"):
-        return _tiff(photo, exif)
-    pixels, alpha = to_8_bit(photo.pixels), None if photo.alpha is None else to_8_bit(photo.alpha)
-    if suffix in (".jpg", ".jpeg"):
-        return _jpeg(pixels if alpha is None else composite_over_white(pixels, alpha), photo, exif)
-    if alpha is not None and suffix == ".bmp":
-        pixels, alpha = composite_over_white(pixels, alpha), None
-    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-    if alpha is not None:
-        image = image.convert("RGB")
-        image.putalpha(Image.fromarray(alpha))
-    buffer = io.BytesIO()
-    if suffix == ".bmp":
-        image.save(buffer, "BMP")
-    else:
-        kept = {"exif": exif or b"", "icc_profile": photo.icc}
-        image.save(buffer, "WEBP", quality=92, lossless=photo.lossless, exact=True, **kept)
-    return [buffer.getbuffer()]
+    photo = replace(photo, meta=_for_size(photo.meta, width, height))
+    if suffix != ".png" and photo.meta.colors:
+        icc = photo.meta.icc if b"cICP" not in photo.meta.colors else None
+        photo.meta = replace(photo.meta, icc=icc or profiles.from_png_colors(photo.meta.colors), colors={})
+    if suffix not in (".png", *TIFF_SUFFIXES, ".avif"):
+        photo = replace(
+            photo, pixels=to_8_bit(photo.pixels), alpha=None if photo.alpha is None else to_8_bit(photo.alpha)
+        )
+    if photo.alpha is not None and suffix in (*JPEG_SUFFIXES, ".bmp"):
+        photo = replace(photo, pixels=composite_over_white(photo.pixels, photo.alpha), alpha=None)
+
+    lost = _writer(suffix)(photo, file)
+    file.flush()
+    _check_header(photo, file, suffix)
+    return lost
 
 
-def _resized_exif(exif: bytes | None, width: int, height: int) -> bytes | None:
-    """EXIF states the picture's size, if at all, in tags 0xA002 and 0xA003 of its sub-directory."""
-    if not exif:
-        return None
-    block = Image.Exif()
-    block.load(exif)
-    inner = block.get_ifd(0x8769)
-    if not {0xA002, 0xA003} & inner.keys():
-        return exif
-    inner[0xA002], inner[0xA003] = width, height
-    return block.tobytes()
+def _writer(suffix: str) -> Callable[[Photo, BinaryIO], list[str]]:
+    if suffix in JPEG_SUFFIXES:
+        return _write_jpeg
+    if suffix in TIFF_SUFFIXES:
+        return _write_tiff
+    return {".png": _write_png, ".webp": _write_webp, ".avif": _write_avif, ".bmp": _write_bmp}[suffix]
 
 
-def _jpeg(pixels: np.ndarray, photo: Photo, exif: bytes | None) -> list[bytes]:
-    """`pixels` with what comes along of `photo`."""
-    quality, icc = max(photo.quality, 92), photo.icc
-    pixels = pixels if pixels.flags.writeable else pixels.copy()
-    full = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _swap_red_blue(pixels)  # OpenCV wants BGR; in place and back, because a copy of 100 megapixels is 300 MB
-    try:
-        ok, data = cv2.imencode(".jpg", pixels, full)
-    finally:
-        _swap_red_blue(pixels)
-    if not ok:
-        raise ImageError("the JPEG encoder failed: write a .png")
-    data = memoryview(data).cast("B")
-    head = b""
-    if exif and len(exif) < 65534:  # the standard's limit for one segment
-        exif = exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif
-        head += b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
-    parts = [icc[i : i + 65519] for i in range(0, len(icc or b""), 65519)]
-    for i, part in enumerate(parts):  # ICC.1:2010, annex B.4
-        payload = b"ICC_PROFILE\0" + bytes([i + 1, len(parts)]) + part
-        head += b"\xff\xe2" + struct.pack(">H", len(payload) + 2) + payload
-    start = 4 + struct.unpack(">H", data[4:6])[0] if data[2:4] == b"\xff\xe0" else 2  # after the JFIF segment
-    jfif = bytearray(data[:start])
-    if photo.dpi and start > 2:
-        jfif[13:18] = struct.pack(">BHH", 1, *(min(round(d), 65535) for d in photo.dpi))  # 1: per inch
-    return [bytes(jfif), head, data[start:]]
+def _for_size(meta: Metadata, width: int, height: int) -> Metadata:
+    """The metadata with the new size wherever the old one was stated."""
+    meta = replace(meta)
+    if meta.exif:
+        directory = exif.load_exif(meta.exif)
+        if directory:
+            exif.set_size(directory, width, height)
+            meta.exif = exif.dump_exif(directory)
+    if meta.xmp:
+        meta.xmp = metadata.resize_xmp(meta.xmp, width, height)
+    return meta
 
 
-def _swap_red_blue(pixels: np.ndarray, rows: int = 64) -> None:
-    for y in range(0, len(pixels), rows):
-        pixels[y : y + rows] = pixels[y : y + rows, :, ::-1].copy()
+def _not_kept(meta: Metadata, *kept: str) -> list[str]:
+    """In words, what a photo has and a format that keeps only these fields has no place for."""
+    names = {"icc": "the ICC profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC"}
+    names |= {"comment": "the comment", "texts": "PNG text"}
+    return [words for field, words in names.items() if getattr(meta, field) and field not in kept]
 
 
-def _strips(photo: Photo, rows: int = 256) -> Iterator[np.ndarray]:
-    """(rows, W, C) strips of the photo, alpha last: of what a file stores, one copy at a time."""
-    for y in range(0, len(photo.pixels), rows):
-        strip = photo.pixels[y : y + rows]
-        yield strip if photo.alpha is None else np.dstack([strip, photo.alpha[y : y + rows]])
+# ---- one writer a format
 
 
-def _png(photo: Photo, exif: bytes | None) -> list[bytes]:
-    """PNG (ISO/IEC 15948), each row with the filter of the least sum of absolute differences."""
+def _target(file: BinaryIO) -> pyvips.Target:
+    file.flush()
+    return pyvips.Target.new_to_descriptor(file.fileno())
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
-    h, w, c = photo.pixels.shape
-    kind = (0 if c == 1 else 2) + (0 if photo.alpha is None else 4)
-    size = struct.pack(">IIBBBBB", w, h, 8 * photo.pixels.itemsize, kind, 0, 0, 0)
-    out = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", size)]
-    if photo.icc and photo.icc[16:20] == (b"GRAY" if c == 1 else b"RGB "):  # the standard allows no other
-        out.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.icc)))
-    if exif:
-        out.append(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-    if photo.dpi:
-        out.append(chunk(b"pHYs", struct.pack(">IIB", *(min(round(d / 0.0254), 2**31 - 1) for d in photo.dpi), 1)))
-    packer = zlib.compressobj(6, strategy=zlib.Z_FILTERED)
-    step = (c + (photo.alpha is not None)) * photo.pixels.itemsize  # bytes a pixel
-    above = np.zeros(w * step, np.uint8)
-    for strip in _strips(photo, 64):
-        raw = strip.astype(">u2") if strip.dtype == np.uint16 else strip
-        rows = np.ascontiguousarray(raw).view(np.uint8).reshape(len(strip), -1)  # (rows, bytes)
-        data = packer.compress(_filtered(rows, above, step))
-        above = rows[-1].copy()
+def _write_png(photo: Photo, file: BinaryIO) -> list[str]:
+    """libvips' file with our chunks between the header and the picture.
+
+    The picture is written where it will stay; then the header goes before it, over the header that libvips wrote.
+    """
+    chunks, lost = metadata.png_head(photo.meta, photo.pixels.shape[2] == 1)
+    theirs = 8 + 25 + 21  # the signature, IHDR and pHYs, which ours replaces
+    file.seek(8 + 25 + len(chunks) - theirs)
+    start = file.tell()
+    image = as_vips(photo.pixels, photo.alpha)
+    image.pngsave_target(_target(file), compression=PNG_LEVEL, filter=PNG_FILTER, keep="none")
+    file.seek(start)
+    header = file.read(8 + 25)
+    file.seek(0)
+    file.write(header + chunks)
+    return lost
+
+
+def _write_jpeg(photo: Photo, file: BinaryIO) -> list[str]:
+    """libvips' file, whose first two bytes we replace by these, JFIF and our segments."""
+    x, y = (min(round(d), 65535) for d in photo.meta.dpi or (1, 1))
+    jfif = b"JFIF\0\1\1" + struct.pack(">BHHBB", 1 if photo.meta.dpi else 0, x, y, 0, 0)  # 1: per inch
+    segments, lost = metadata.jpeg_head(photo.meta)
+    head = b"\xff\xd8" + metadata.jpeg_segment(0xE0, jfif) + segments
+    file.seek(len(head) - 2)
+    quality = max(photo.meta.quality, QUALITY)
+    as_vips(photo.pixels).jpegsave_target(_target(file), Q=quality, subsample_mode="off", keep="none")
+    file.seek(0)
+    file.write(head)
+    return lost
+
+
+def _write_tiff(photo: Photo, file: BinaryIO) -> list[str]:
+    """Deflated strips with the horizontal predictor, by libvips; our tags join its own."""
+    meta, pixels = photo.meta, photo.pixels
+    if photo.alpha is not None and pixels.dtype == np.uint16 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)  # OpenCV and others read gray with alpha in 8 bits only
+    image = as_vips(pixels, photo.alpha)
+    image.tiffsave_target(
+        _target(file),
+        compression="deflate",
+        predictor="horizontal",
+        level=PNG_LEVEL,
+        bigtiff=pixels.nbytes > BIG,
+        keep="none",
+    )
+    added = exif.load_exif(meta.exif or b"") or exif.Directory()
+    if meta.dpi:
+        dots = [round(d * 1000) for d in meta.dpi]
+        added.put(exif.X_RESOLUTION, exif.RATIONAL, dots[0], 1000)
+        added.put(exif.Y_RESOLUTION, exif.RATIONAL, dots[1], 1000)
+        added.put(exif.RESOLUTION_UNIT, exif.SHORT, 2)  # 2: per inch
+    for tag, data, kind in ((ICC, meta.icc, exif.UNDEFINED), (XMP, meta.xmp, exif.BYTE), (IPTC, meta.iptc, exif.BYTE)):
         if data:
-            out.append(chunk(b"IDAT", data))
-    return [*out, chunk(b"IDAT", packer.flush()), chunk(b"IEND", b"")]
+            added.entries[tag] = exif.Entry(kind, len(data), data)
+    exif.extend_first_directory(file, added)
+    return _not_kept(meta, "icc", "exif", "xmp", "iptc")
 
 
-def _filtered(rows: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
-    """(n, bytes) uint8 -> (n, 1 + bytes): each row behind the number of its filter (Sub, Up, Average, Paeth)."""
-    n, width = rows.shape
-    b = np.vstack([above[None], rows[:-1]]).astype(np.int16)
-    a, c = np.zeros((n, width), np.int16), np.zeros((n, width), np.int16)
-    a[:, step:], c[:, step:] = rows[:, :-step], b[:, :-step]
-    pa, pb, pc = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
-    paeth = np.where((pa <= pb) & (pa <= pc), a, np.where(pb <= pc, b, c))
-    tries = np.stack([(rows - guess).astype(np.uint8) for guess in (a, b, (a + b) >> 1, paeth)])  # modulo 256
-    best = np.abs(tries.view(np.int8).astype(np.int16)).sum(axis=2, dtype=np.int64).argmin(axis=0)
-    out = np.empty((n, 1 + width), np.uint8)
-    out[:, 0] = best + 1
-    out[:, 1:] = tries[best, np.arange(n)]
-    return out
+def _write_avif(photo: Photo, file: BinaryIO) -> list[str]:
+    image = as_vips(photo.pixels, photo.alpha)
+    for name, data in (("icc", photo.meta.icc), ("exif", photo.meta.exif), ("xmp", photo.meta.xmp)):
+        if data:
+            full = {"icc": "icc-profile-data"}.get(name, f"{name}-data")
+            block = b"Exif\0\0" + data if name == "exif" else data
+            image.set_type(pyvips.GValue.blob_type, full, block)
+    kept = "icc|exif|xmp" if photo.meta.exif else "icc|xmp"  # without one, libvips would make an EXIF block up
+    image.heifsave_target(
+        _target(file),
+        compression="av1",
+        Q=AVIF_QUALITY,
+        bitdepth=8 if photo.pixels.itemsize == 1 else 12,
+        subsample_mode="off",
+        effort=1,
+        keep=kept,
+    )
+    return _not_kept(photo.meta, "icc", "exif", "xmp")
 
 
-def _tiff(photo: Photo, exif: bytes | None) -> list[bytes]:
-    """TIFF 6.0, deflated strips with the horizontal predictor; the EXIF block's own directory is the file's first."""
-    if photo.alpha is not None and photo.pixels.dtype == np.uint16 and photo.pixels.shape[2] == 1:
-        photo = replace(photo, pixels=np.repeat(photo.pixels, 3, axis=2))  # no reader knows gray with alpha at 16 bit
-    h, w, c = photo.pixels.shape
-    n = c + (photo.alpha is not None)
-    strips = []
-    for strip in _strips(photo):
-        left = np.zeros_like(strip)
-        left[:, 1:] = strip[:, :-1]
-        strips.append(zlib.compress((strip - left).astype(strip.dtype.newbyteorder("<")).tobytes(), 6))
-    ifd = Image.Exif()
-    if exif:
-        ifd.load(exif)
-    ifd.endian = "<"
-    lengths = [len(s) for s in strips]
-    tags = {
-        256: w, 257: h, 258: (8 * photo.pixels.itemsize,) * n, 259: 8, 262: 1 if c == 1 else 2, 277: n,
-        278: 256, 317: 2, 279: tuple(lengths),
-        273: (0, *np.cumsum(lengths[:-1]).tolist()),  # Pillow counts these from the directory's end
-    }  # fmt: skip
+def _write_webp(photo: Photo, file: BinaryIO) -> list[str]:
+    meta = photo.meta
+    blocks = {"icc_profile": meta.icc or b"", "exif": meta.exif or b"", "xmp": meta.xmp or b""}
+    _pillow(photo).save(file, "WEBP", quality=QUALITY, lossless=meta.lossless, exact=True, **blocks)
+    return _not_kept(meta, "icc", "exif", "xmp")
+
+
+def _write_bmp(photo: Photo, file: BinaryIO) -> list[str]:
+    _pillow(photo).save(file, "BMP", dpi=photo.meta.dpi or (96, 96))
+    return _not_kept(photo.meta)
+
+
+def _pillow(photo: Photo) -> Image.Image:
+    """A photo of 8 bits as a Pillow picture."""
+    gray = photo.pixels.shape[2] == 1
+    image = Image.fromarray(photo.pixels.squeeze(2) if gray else photo.pixels)
     if photo.alpha is not None:
-        tags[338] = 2  # not premultiplied
-    if photo.icc:
-        tags[34675] = photo.icc
-    if photo.dpi and 282 not in ifd:
-        tags |= {282: photo.dpi[0], 283: photo.dpi[1], 296: 2}  # 2: per inch
-    for tag, value in tags.items():
-        ifd[tag] = value
-    return [ifd.tobytes()[6:], *strips]
+        image = image.convert("RGB")
+        image.putalpha(Image.fromarray(photo.alpha))
+    return image
+
+
+def _check_header(photo: Photo, file: BinaryIO, suffix: str) -> None:
+    """Raises ImageError unless the file that was written opens with the photo's size, depth and orientation."""
+    height, width, _ = photo.pixels.shape
+    directory = exif.load_exif(photo.meta.exif or b"") or exif.Directory()
+    want = (width, height, photo.pixels.itemsize, directory.number(exif.ORIENTATION, 1))
+    file.seek(0)
+    try:
+        if suffix == ".bmp":
+            image = Image.open(file)
+            have = (image.width, image.height, 1, 1)
+        else:
+            image = pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "")
+            turned = image.get("orientation") if "orientation" in image.get_fields() else 1
+            have = (image.width, image.height, 1 if image.format == "uchar" else 2, turned)
+    except (pyvips.Error, OSError) as e:
+        raise ImageError(f"the {suffix} that was written does not open ({e}): write a .png") from e
+    if have != want:
+        raise ImageError(f"the {suffix} that was written has {have} where {want} was meant: write a .png")

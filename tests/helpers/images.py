@@ -39,7 +39,7 @@ def file(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def written(photo: Photo, suffix: str) -> bytes:
-    return b"".join(writing.encode(photo, suffix))
+    return writing.encode(photo, suffix)
 
 
 def tiff(a: np.ndarray, planar: bool = False, **options) -> bytes:
@@ -92,9 +92,8 @@ BAD = {
     "head.jpg": (lambda: file(Image.fromarray(picture()), "JPEG")[:12], "no image|damaged"),
     "bomb.png": (bomb, "179 megapixels"),
     "bomb.tif": (tiff_bomb, "30000x30000"),
-    "cmyk16.tif": (lambda: tiff(picture(c=4, dtype=np.uint16), photometric="separated"), "neither gray nor RGB"),
     "lab16.tif": (lambda: tiff(picture(dtype=np.uint16), photometric="cielab"), "neither gray nor RGB"),
-    "planes.tif": (lambda: tiff(picture(dtype=np.uint16), True)[:-900], "separate planes"),
+    "planes.tif": (lambda: tiff(picture(dtype=np.uint16), True)[:-900], "cut short"),
     "nan.tif": (lambda: floats(np.nan), "NaN or infinity at 1 pixels"),
     "inf.tif": (lambda: floats(np.inf), "NaN or infinity"),
     "hdr.tif": (lambda: floats(12.0), r"scale them to \[0, 1\]"),

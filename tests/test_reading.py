@@ -31,7 +31,7 @@ def test_orientation_is_applied_once_and_the_rest_of_exif_kept(kind, orientation
     again = reading.read(written(photo, ".png"))
     np.testing.assert_array_equal(again.pixels, photo.pixels)
     block = Image.Exif()
-    block.load(again.exif)
+    block.load(again.meta.exif)
     assert block.get(0x0112, 1) == 1 and block[271] == "Maker"
     if kind != "TIFF":  # Pillow writes no inner directory into TIFF; ours is tested below
         assert block.get_ifd(0x8769)[0x9003].startswith("2020")
@@ -86,7 +86,7 @@ def test_cmyk_is_converted_through_its_own_profile():
     plain = reading.read(file(inks, "TIFF"))
     assert plain.pixels[8, 8].tolist() == [0, 255, 255]  # without a profile: Pillow's formula
     odd = reading.read(file(inks, "JPEG", icc_profile=cmyk_profile(), quality=100))
-    assert odd.icc is None and odd.pixels.shape == (16, 16, 3)
+    assert odd.meta.icc is None and odd.pixels.shape == (16, 16, 3)
     lab = cv2.cvtColor(odd.pixels[8:9, 8:9].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0, 0]
     np.testing.assert_allclose(lab, (60, 60, 40), atol=3)  # what the profile says of full cyan
 

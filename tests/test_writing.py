@@ -10,7 +10,8 @@ import pytest
 from helpers.images import SRGB, exif, file, picture, written
 from PIL import Image
 
-from kd_utils.imaging import reading, writing
+from kd_utils.imaging import metadata, reading, writing
+from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import ImageError, Photo
 
 
@@ -22,15 +23,15 @@ def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
     pixels = picture(301, 203, c, dtype)
     pixels += np.random.default_rng(0).integers(0, 9, pixels.shape).astype(dtype)
     alpha = picture(301, 203, 1, dtype)[..., 0] if clear else None
-    data = written(Photo(pixels, alpha, SRGB, exif().tobytes()), suffix)
+    data = written(Photo(pixels, alpha, Metadata(SRGB, exif().tobytes())), suffix)
     photo = reading.read(data)
     assert photo.pixels.dtype == dtype
-    wide = (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True)  # which no reader knows: written as RGB
+    wide = (suffix, dtype, c, clear) == (".tif", np.uint16, 1, True)  # written as RGB, which OpenCV reads too
     np.testing.assert_array_equal(photo.pixels, pixels.repeat(3, 2) if wide else pixels)
     assert photo.alpha is None if alpha is None else (photo.alpha == alpha).all()
-    assert photo.icc == (SRGB if c == 3 or suffix == ".tif" else None)  # a gray PNG may not carry an RGB profile
+    assert photo.meta.icc == (SRGB if c == 3 or suffix == ".tif" else None)  # a gray PNG may not carry an RGB profile
     block = Image.Exif()
-    block.load(photo.exif)
+    block.load(photo.meta.exif)
     assert block[271] == "Maker" and block.get_ifd(0x8769)[0xA002] == 203
     seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # another reader
     assert seen.dtype == dtype and seen.shape[:2] == (301, 203)
@@ -41,14 +42,14 @@ def test_png_and_tiff_keep_everything(suffix, dtype, c, clear):
 def test_jpeg_quality_subsampling_and_metadata():
     big = SRGB + bytes(150_000 - len(SRGB))  # three segments
     source = reading.read(file(Image.fromarray(picture()), "JPEG", quality=97))
-    assert source.quality == 97
-    data = written(Photo(picture(), None, big, exif().tobytes(), source.quality), ".jpg")
+    assert source.meta.quality == 97
+    data = written(Photo(picture(), None, Metadata(big, exif().tobytes(), quality=source.meta.quality)), ".jpg")
     image = Image.open(io.BytesIO(data))
-    assert reading.jpeg_quality(image) == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+    assert metadata.from_jpeg(data).quality == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
     assert image.info["icc_profile"] == big and image.getexif()[271] == "Maker"
     np.testing.assert_allclose(np.asarray(image).astype(int), picture(), atol=6)
     for low in (50, 0):
-        assert reading.jpeg_quality(Image.open(io.BytesIO(written(Photo(picture(), quality=low), ".jpg")))) == 92
+        assert metadata.from_jpeg(written(Photo(picture(), None, Metadata(quality=low)), ".jpg")).quality == 92
     gray = Image.open(io.BytesIO(written(Photo(picture(c=1)), ".jpg")))
     assert gray.mode == "L"
     frozen = picture()
@@ -64,20 +65,20 @@ def test_the_resolution_of_a_print_is_kept(kind, suffix):
     np.testing.assert_allclose([float(d) for d in again.info["dpi"]], (300, 150), rtol=1e-3)
     np.testing.assert_allclose(np.asarray(again).astype(int), photo.pixels, atol=9)
     none = reading.read(file(Image.fromarray(picture()), kind))
-    assert none.dpi is None and "dpi" not in Image.open(io.BytesIO(written(none, ".png"))).info
+    assert none.meta.dpi is None and "dpi" not in Image.open(io.BytesIO(written(none, ".png"))).info
 
 
 def test_webp_stays_lossless_and_bmp_has_no_alpha():
     rgba = np.dstack([picture(), picture(c=1)])
     photo = reading.read(file(Image.fromarray(rgba), "WEBP", lossless=True, exact=True))
-    assert photo.lossless
+    assert photo.meta.lossless
     again = reading.read(written(photo, ".webp"))
     np.testing.assert_array_equal(np.dstack([again.pixels, again.alpha]), rgba)
     # a profile stands before the picture's chunk
-    assert reading.read(file(Image.fromarray(rgba), "WEBP", lossless=True, icc_profile=SRGB)).lossless
-    assert not reading.read(file(Image.fromarray(rgba), "WEBP", quality=80, icc_profile=SRGB)).lossless
+    assert reading.read(file(Image.fromarray(rgba), "WEBP", lossless=True, icc_profile=SRGB)).meta.lossless
+    assert not reading.read(file(Image.fromarray(rgba), "WEBP", quality=80, icc_profile=SRGB)).meta.lossless
     lossy = reading.read(file(Image.fromarray(rgba), "WEBP", quality=80))
-    assert not lossy.lossless and not reading.read(written(lossy, ".webp")).lossless
+    assert not lossy.meta.lossless and not reading.read(written(lossy, ".webp")).meta.lossless
     flat = reading.read(written(photo, ".bmp"))
     np.testing.assert_array_equal(flat.pixels, reading.composite_over_white(rgba[..., :3], rgba[..., 3]))
 

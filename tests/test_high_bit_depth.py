@@ -12,6 +12,7 @@ from helpers.images import SRGB, exif, file, picture, tiff, written
 from PIL import Image, ImageOps
 
 from kd_utils.imaging import reading
+from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import Photo
 
 
@@ -21,7 +22,7 @@ def test_orientation_of_deep_files(orientation):
     want = ImageOps.exif_transpose(
         Image.open(io.BytesIO(file(Image.fromarray(picture()), "PNG", exif=exif(orientation))))
     )
-    photo = Photo(deep, exif=exif(orientation).tobytes())
+    photo = Photo(deep, meta=Metadata(exif=exif(orientation).tobytes()))
     for suffix in (".png", ".tif"):
         np.testing.assert_array_equal(reading.to_8_bit(reading.read(written(photo, suffix)).pixels), want)
 
@@ -88,7 +89,7 @@ def test_a_fourth_sample_that_is_no_alpha_is_dropped_and_a_profile_of_floats_kep
         assert photo.alpha is None
         np.testing.assert_array_equal(photo.pixels, deep[..., :3])
     photo = reading.read(tiff((deep / 65535).astype(np.float32), extrasamples=["unassalpha"], iccprofile=SRGB))
-    assert photo.icc == SRGB and photo.pixels.shape == (23, 37, 3)
+    assert photo.meta.icc == SRGB and photo.pixels.shape == (23, 37, 3)
     np.testing.assert_array_equal(photo.alpha, deep[..., 3])
 
 
