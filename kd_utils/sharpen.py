@@ -1,61 +1,156 @@
-"""Step 5: sharpen photos of any size and kind with a student, from Python or from the command line."""
+"""Step 5: sharpen photos of any size and kind with a student, from Python or from the command line.
+
+A folder goes through a pipeline: while the network works on one photo, the next is read and the one before is written.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kd_utils import export
-from kd_utils.common import devices, files
-from kd_utils.common.errors import CheckpointError, SharpenError
+from kd_utils.common import devices
+from kd_utils.common.errors import CheckpointError, KDError, SharpenError
 from kd_utils.common.tensors import bicubic, read_checkpoint
-from kd_utils.imaging import colors, reading, writing
-from kd_utils.imaging.file_pairs import check_writable, pair_files
-from kd_utils.imaging.reading import Photo
+from kd_utils.imaging import writing
+from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
+from kd_utils.imaging.records import Record
 from kd_utils.models import student, tiling
+from kd_utils.models.pipeline import EVEN, STANDARD, Options, Outcome, Pipeline, Tool, apply
 
-EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
+__all__ = ["EVEN", "Options", "Outcome", "Summary", "Tool", "apply", "bicubic", "load", "sharpen"]
 
 
 @dataclass
-class Tool:
-    """A network ready to sharpen."""
+class Summary:
+    """What `sharpen` did."""
 
-    net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
-    reach: tiling.ReceptiveField  # of the whole step, which ends at `scale`
-    scale: int
-    native: int  # the network's own scale
-    device: torch.device
-    path: Path
+    outcomes: list[Outcome] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # the other files of the folders, by suffix
+    folder: str = ""  # where the outputs are
+    seconds: float = 0.0
 
-    def step(self, strength: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """The network, resized down if its scale is larger, blended with the plain upsampled input by `strength`.
+    def of(self, *states: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.state in states]
 
-        The blend is of the coded values, by strength ** EVEN: sharpness then grows evenly (docs/sharpen.md).
-        """
+    @property
+    def written(self) -> list[Path]:
+        return [Path(outcome.output) for outcome in self.of("written")]
 
-        def run(x: Tensor) -> Tensor:
-            size = (x.shape[2] * self.scale, x.shape[3] * self.scale)
-            y = self.net(x).float()
-            y = y if self.native == self.scale else bicubic(y, size)
-            if strength == 1:
-                return y
-            plain = x if self.scale == 1 else bicubic(x, size)
-            return plain.lerp(y, strength**EVEN)
+    @property
+    def skipped(self) -> list[Path]:
+        return [Path(outcome.output) for outcome in self.of("skipped")]
 
-        return run
+    @property
+    def sources(self) -> list[Path]:
+        """The inputs whose outputs are there now."""
+        return [Path(outcome.input) for outcome in self.of("written", "skipped")]
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """(input, why)"""
+        return [(outcome.input, outcome.why) for outcome in self.of("failed")]
+
+    @property
+    def megapixels(self) -> float:
+        return sum(outcome.megapixels for outcome in self.of("written"))
+
+    def __str__(self) -> str:
+        speed = f", {self.megapixels / self.seconds:.2f} MP/s" if self.written else ""
+        first = f"{len(self.written)} sharpened ({self.megapixels:.1f} MP{speed})"
+        if self.skipped:
+            first += f", {len(self.skipped)} skipped (already there; --overwrite redoes them)"
+        lines = [f"{first}, {len(self.failed)} failed"]
+        lines += [f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed]
+        for outcome in self.of("written", "skipped"):
+            if outcome.why:
+                lines.append(f"  {outcome.output}: {outcome.why}")
+            if outcome.not_kept:
+                lines.append(f"  {outcome.input}: not kept: {', '.join(outcome.not_kept)}")
+        if n := self.left_out.total():
+            kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.left_out.most_common())
+            lines.append(f"{n} other file{'s' if n > 1 else ''} left out ({kinds})")
+        if self.written or self.skipped:
+            lines.append(f"written to {self.folder}")
+        return "\n".join(lines)
+
+
+def sharpen(
+    inputs: list[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    report: Callable[[Outcome], None] = lambda outcome: None,
+    quiet: bool = False,
+    **options: Any,
+) -> Summary:
+    """Sharpen files, globs and folders into `output`: a folder, or a file where the input is one file.
+
+    `options` are the fields of `Options`. A folder's structure is kept. A record in the output folder decides what is
+    skipped: the same call is, another model, scale or strength makes it anew, and an edited file stays unless
+    `overwrite`. A file that fails is noted and the rest goes on; outputs are whole or absent. `report` is told of every
+    file, `quiet` shows no bar. Raises CheckpointError, ConfigError, ImageError or SharpenError for a model, an option
+    or an output that cannot be used.
+    """
+    chosen = Options(**options)
+    chosen.check()
+    output = Path(output).expanduser()
+    names = [str(item) for item in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
+    pairs = _standard_pair(names, output) if "-" in (*names, str(output)) else pair_files(names, output)
+    folder = output.parent if pairs.single else output
+    record = Record(folder)
+    if pairs.single and pairs.jobs and output != STANDARD:
+        _refuse_a_photo(output, record)
+    if any(chosen.overwrite or not os.path.exists(target) for _, target in pairs.jobs) and output != STANDARD:
+        check_writable(folder)
+
+    done = Summary(left_out=pairs.left_out, folder=str(output))
+    tool = load(chosen.model, chosen.scale, chosen.device, chosen.engine)
+    start = time.perf_counter()
+    for name, why in pairs.failed:
+        done.outcomes.append(Outcome(name, why=why))
+        report(done.outcomes[-1])
+    with tqdm(total=len(pairs.jobs), unit="image", desc=f"x{tool.scale}", miniters=0, disable=quiet) as bar:
+        pipeline = Pipeline(tool, chosen, record, bar)
+        for outcome in pipeline.run(pairs.jobs):
+            done.outcomes.append(outcome)
+            report(outcome)
+            bar.update(1)
+    done.seconds = time.perf_counter() - start
+    return done
+
+
+def _standard_pair(names: list[str], output: Path) -> Pairs:
+    """One photo from standard input, or to standard output. Raises SharpenError for more than one."""
+    if len(names) > 1 or (names == ["-"] and output != STANDARD and not output.suffix) or output.is_dir():
+        raise SharpenError("- is one photo: name one input, and one file or - as the output")
+    if output != STANDARD:
+        writing.check(output.suffix)
+    return Pairs([(Path(names[0]).expanduser(), output)], single=True)
+
+
+def _refuse_a_photo(output: Path, record: Record) -> None:
+    """Raises SharpenError for `sharpen a.jpg b.jpg`, where b.jpg is a photo and not an earlier output."""
+    if os.path.lexists(output) and record.name(output) not in record.entries:
+        raise SharpenError(
+            f"{output} is there already, and no output of sharpen: name a folder for several photos, or a new file"
+        )
+
+
+# ---- the network
 
 
 def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
@@ -68,18 +163,11 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = export.find(model, scale)
     where = devices.resolve_device("cpu" if engine == "onnx" and device == "auto" else device)
-    try:
-        net = student.load(path)
-    except CheckpointError as e:
-        if engine == "onnx":
-            raise
-        read_checkpoint(path)  # what cannot be read at all is no other model either
-        from kd_utils.models import teacher
+    net = _load_network(path, engine)
+    for name, values in net.state_dict().items():
+        if not values.isfinite().all():
+            raise SharpenError(f"{path} holds NaN or infinity ({name}): it is damaged, or its training went wrong")
 
-        try:
-            net = teacher.load_teacher(str(path)).net
-        except teacher.TeacherError:
-            raise e from None
     try:
         reach = tiling.measure_receptive_field(net)
     except tiling.UnknownReceptiveField as e:
@@ -92,6 +180,23 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
         reach = dataclasses.replace(reach, scale=scale, radius=radius)
     run = _onnx(net, where) if engine == "onnx" else _torch(net, where)
     return Tool(run, reach, scale, native, where, path)
+
+
+def _load_network(path: Path, engine: str) -> torch.nn.Module:
+    """A student, else what spandrel recognises. Raises CheckpointError with the reason."""
+    try:
+        return student.load(path)
+    except CheckpointError:
+        if engine == "onnx":
+            raise
+    read_checkpoint(path)  # what cannot be read at all is no other model either
+    from kd_utils.models import teacher
+
+    try:
+        return teacher.load_teacher(str(path)).net
+    except teacher.TeacherError as e:
+        reason = str(e).removeprefix(f"teacher {str(path)!r}: ")
+        raise CheckpointError(reason.splitlines()[0]) from e
 
 
 def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -121,130 +226,47 @@ def _onnx(net: student.Student, device: torch.device) -> Callable[[Tensor], Tens
     return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
-def apply(
-    tool: Tool,
-    photo: Photo,
-    strength: float = 1.0,
-    tile: int | None = None,
-    overlap: int | None = None,
-    progress: Callable[[int], None] = lambda pixels: None,
-) -> Photo:
-    """Sharpen one photo, of any size, depth and number of channels; the rest of it comes along.
-
-    Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
-    bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
-    """
-    pixels = photo.pixels if photo.alpha is None else colors.fill_transparent(photo.pixels, photo.alpha)
-    h, w, _ = pixels.shape
-    canvas = tiling.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
-    colors.match_low_frequencies(canvas, pixels, tool.scale)
-    alpha = photo.alpha
-    if alpha is not None and tool.scale > 1:
-        alpha = cv2.resize(alpha, (w * tool.scale, h * tool.scale), interpolation=cv2.INTER_CUBIC)
-    return dataclasses.replace(photo, pixels=canvas, alpha=alpha)
-
-
-@dataclass
-class Summary:
-    """What `sharpen` did."""
-
-    sources: list[Path] = field(default_factory=list)  # the inputs whose outputs are there now
-    written: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)  # (input, why)
-    left_out: Counter[str] = field(default_factory=Counter)  # the other files of the folders, by suffix
-    megapixels: float = 0.0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        speed = f", {self.megapixels / self.seconds:.2f} MP/s" if self.written else ""
-        there = f", {len(self.skipped)} skipped (already there; overwrite redoes them)" if self.skipped else ""
-        first = f"{len(self.written)} sharpened ({self.megapixels:.1f} MP{speed}){there}, {len(self.failed)} failed"
-        lines = [first, *(f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed)]
-        if n := self.left_out.total():
-            kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.left_out.most_common())
-            lines.append(f"{n} other file{'s' if n > 1 else ''} left out ({kinds})")
-        return "\n".join(lines)
-
-
-def sharpen(
-    inputs: list[str | Path] | str | Path,
-    output: str | Path,
-    *,
-    model: str | Path = "",
-    scale: int = 4,
-    device: str = "auto",
-    engine: str = "torch",
-    strength: float = 1.0,
-    tile: int | None = None,
-    overlap: int | None = None,
-    overwrite: bool = False,
-) -> Summary:
-    """Sharpen files, globs and folders into `output`: a folder, or a file where the input is one file.
-
-    A folder's structure is kept. What exists in `output` is skipped unless `overwrite`. A file that fails is noted and
-    the rest goes on; outputs are whole or absent. Raises CheckpointError, ConfigError, ImageError or SharpenError for
-    a model, an option or an output that cannot be used.
-    """
-    if not 0 <= strength <= 1:
-        raise SharpenError(f"strength={strength}: choose from 0 (only resized) to 1 (the model's full effect)")
-    if (tile is not None and tile < 1) or (overlap is not None and overlap < 0):
-        raise SharpenError(f"tile={tile}, overlap={overlap}: a tile has at least 1 pixel, an overlap at least 0")
-    output, done = Path(output).expanduser(), Summary()
-    inputs = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    jobs = list(pair_files([str(i) for i in inputs], output, done.failed, done.left_out))
-    if todo := [target for _, target in jobs if overwrite or not os.path.exists(target)]:
-        check_writable(output.parent if todo == [output] else output)
-    tool, start = load(model, scale, device, engine), time.perf_counter()
-
-    def progress(pixels: int) -> None:
-        done.megapixels += pixels / 1e6
-        speed = done.megapixels / (time.perf_counter() - start)
-        bar.set_postfix_str(f"{done.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
-        bar.update(0)
-
-    with tqdm(total=len(jobs), unit="image", desc=f"x{scale}", miniters=0) as bar:
-        for source, target in jobs:
-            if os.path.exists(target) and not overwrite:
-                done.skipped.append(target)
-                done.sources.append(source)
-            else:
-                try:
-                    photo = reading.read(source)
-                    h, w, _ = photo.pixels.shape
-                    writing.check(target.suffix, w * scale, h * scale)
-                    pieces = writing.encode(apply(tool, photo, strength, tile, overlap, progress), target.suffix)
-                    done.written.append(files.write_bytes(target, b"".join(pieces)))
-                    done.sources.append(source)
-                except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
-                    done.failed.append((str(source), str(e) or type(e).__name__))
-            bar.update(1)
-    done.seconds = time.perf_counter() - start
-    return done
+# ---- the command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="IN", help="image files, folders (their structure is kept) or globs")
+    add("inputs", nargs="+", metavar="IN", help="image files, folders (their structure is kept), globs, or -")
     add(
         "output",
         metavar="OUT",
-        help="a folder, or a file for one input; right behind the inputs, options before or after",
+        help="a folder, or a file (or -) for one input; right behind the inputs, options before or after",
     )
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
-    text = "s, m or l of the students that ship (default: m; at scale 1, s), or a student or other x4 Real-ESRGAN .pth"
-    add("--model", default="", help=text)
+    text = "s, m or l of the students that ship (default: m; at scale 1, s), or a .pth, .safetensors or .param of a "
+    add("--model", default="", help=text + "student or another x4 Real-ESRGAN network")
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--engine", choices=("torch", "onnx"), default="torch", help="onnx: onnxruntime, on the CPU")
     add("--tile", type=int, help="side of a tile in input pixels (default: by the memory there is)")
     add("--overlap", type=int, help="input pixels around a tile (default: the model's reach, without seams)")
     add("--overwrite", action="store_true", help="also redo what is already in OUT")
+    add("--json", action="store_true", help="one line of JSON a file on standard output")
+    add("--quiet", action="store_true", help="say only what failed")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Exit code 1 if any file failed."""
-    names = ("model", "scale", "device", "engine", "strength", "tile", "overlap", "overwrite")
-    done = sharpen(args.inputs, args.output, **{name: getattr(args, name) for name in names})
-    print(done)
+    """Exit code 0: all done, 1: some files failed, 2: the call cannot be carried out."""
+    words = sys.stderr if args.json or args.output == "-" else sys.stdout
+    lines = sys.stderr if args.output == "-" else sys.stdout
+
+    def report(outcome: Outcome) -> None:
+        if args.json:
+            print(json.dumps(dataclasses.asdict(outcome)), file=lines, flush=True)
+
+    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Options)}
+    try:
+        done = sharpen(args.inputs, args.output, report=report, quiet=args.quiet, **options)
+    except KDError as e:
+        raise e if e.exit_code == 2 else SharpenError(str(e)) from e
+    if not args.quiet:
+        print(done, file=words)
+    else:
+        for name, why in done.failed:
+            print(f"{name}: {why}", file=sys.stderr)
     return 1 if done.failed else 0

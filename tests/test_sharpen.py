@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import torch
 from helpers.images import SRGB, exif, picture
-from helpers.sharpening import run, save
+from helpers.sharpening import outputs, run, save
 from PIL import Image
 
 from kd_utils import sharpen
@@ -67,12 +67,12 @@ def test_hidden_colours_are_filled_and_seen_ones_kept():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (37, 53, 3), np.uint8)
     alpha = np.where(rng.random((37, 53)) > 0.7, 200, 0).astype(np.uint8)
-    filled = colors.fill_clear(pixels, alpha)
+    filled = colors.fill_transparent(pixels, alpha)
     np.testing.assert_array_equal(filled[alpha > 0], pixels[alpha > 0])
     pixels[...] = (10, 200, 30)
     pixels[alpha == 0] = 255
-    assert (colors.fill_clear(pixels, alpha) == (10, 200, 30)).all()
-    assert (colors.fill_clear(pixels, np.zeros_like(alpha)) == pixels).all()  # nothing to go by
+    assert (colors.fill_transparent(pixels, alpha) == (10, 200, 30)).all()
+    assert (colors.fill_transparent(pixels, np.zeros_like(alpha)) == pixels).all()  # nothing to go by
 
 
 @pytest.mark.parametrize("scale", [4, 2, 1])
@@ -155,7 +155,7 @@ def test_animated_and_cmyk_and_palette_in_one_folder(tmp_path, models, capsys):
     Image.fromarray(picture()).convert("CMYK").save(tmp_path / "in.jpg")
     Image.fromarray(picture()).quantize(32).save(tmp_path / "in.gif")
     assert run(tmp_path / "in.jpg", tmp_path / "in.gif", tmp_path / "out", model=models[4]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["in.jpg", "in.png"]
+    assert outputs(tmp_path / "out") == ["in.jpg", "in.png"]
     assert Image.open(io.BytesIO((tmp_path / "out" / "in.jpg").read_bytes())).mode == "RGB"
 
 

@@ -33,8 +33,8 @@ STORAGE = {
 }  # fmt: skip
 # Tags of a TIFF's first directory that describe the photo: its title, camera, date, author, rights and print size.
 DESCRIPTIVE = {
-    0x010D, DESCRIPTION, 0x010F, 0x0110, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746,
-    0x4749, 0x8298, *range(0x9C9B, 0x9CA0),
+    0x010D, DESCRIPTION, 0x010F, 0x0110, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, 0x0131, 0x0132, 0x013B, 0x013C,
+    0x4746, 0x4749, 0x8298, *range(0x9C9B, 0x9CA0),
 }  # fmt: skip
 # Tags in pixels of the old size: the subject's place, the sensor's resolution, the related picture's sides.
 IN_PIXELS = {0x9214, 0xA214, 0xA20E, 0xA20F, 0xA210, 0x1001, 0x1002}

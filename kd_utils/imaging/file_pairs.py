@@ -7,13 +7,25 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from kd_utils.common.errors import SharpenError
 from kd_utils.imaging import reading, writing
+
+LONGEST_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
+
+
+@dataclass
+class Pairs:
+    """The (input, output) files of a call, what cannot be one, and what of the folders is no image, by suffix."""
+
+    jobs: list[tuple[Path, Path]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (input, why)
+    left_out: Counter[str] = field(default_factory=Counter)
+    single: bool = False  # the output is one file, not a folder
 
 
 def check_writable(folder: Path) -> None:
@@ -25,60 +37,101 @@ def check_writable(folder: Path) -> None:
         raise SharpenError(f"{folder} cannot be written ({there}: {e.strerror}): choose another folder") from e
 
 
-def pair_files(
-    inputs: list[str], output: Path, failed: list[tuple[str, str]], left_out: Counter[str]
-) -> Iterator[tuple[Path, Path]]:
-    """The (input, output) files; what cannot be is added to `failed`, what is no image to `left_out`.
+def pair_files(inputs: list[str], output: Path) -> Pairs:
+    """Match inputs and outputs. No output is an input, and no two inputs have the same output.
 
     Raises SharpenError or ImageError for an output that looks like a file and cannot be one.
     """
+    pairs = Pairs()
     if len(inputs) > 1 and os.path.isdir(output):  # `shots/* shots/out`, as a shell expands it once `out` is there
         inputs = [item for item in inputs if Path(item).expanduser().resolve() != output.resolve()]
-    found = [(source, name) for item in inputs for source, name in _expand(item, output, failed, left_out)]
-    single = False
+    found: list[tuple[Path, Path]] = []
+    for item in inputs:
+        found += _expand(item, output, pairs)
+
     if _is_image_name(output) and not os.path.isdir(output):
         if len(found) > 1 or any(Path(item).expanduser().is_dir() for item in inputs):
             raise SharpenError(f"{output} would be one file: name a folder for several photos")
         writing.check(output.suffix)
-        single = True
+        pairs.single = True
+
+    inodes = {_inode(source) for source, _ in found} - {None}
     sources = {source.resolve() for source, _ in found}
     names = {name for _, name in found}
     taken: dict[Path, Path] = {}
     for source, name in found:
-        if name.suffix.lower() == ".gif":  # written as PNG; one of that name keeps it
-            png = name.with_suffix(".png")
-            name = png if png not in names else name.with_name(f"{name.name}.png")
-        target = output if single else output / name
-        if target.resolve() in sources:
-            failed.append((str(source), f"{target} is an input itself: choose another output"))
+        target = output if pairs.single else output / _output_name(name, names)
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
+            pairs.failed.append(
+                (str(source), f"{target.name} would be longer than {LONGEST_NAME} bytes: rename {source}")
+            )
+        elif target.resolve() in sources or _inode(target) in inodes:
+            pairs.failed.append((str(source), f"{target} is an input itself: choose another output"))
         elif target in taken:
-            failed.append((str(source), f"{target} is the output of {taken[target]} already: choose two folders"))
+            why = f"{target} is the output of {taken[target]} already: choose two folders"
+            pairs.failed.append((str(source), why))
         else:
             taken[target] = source
-            yield source, target
+            pairs.jobs.append((source, target))
+    return pairs
+
+
+def _output_name(name: Path, names: set[Path]) -> Path:
+    """The output's name: a GIF becomes a PNG, and a PNG of that name keeps it."""
+    if name.suffix.lower() != ".gif":
+        return name
+    png = name.with_suffix(".png")
+    return png if png not in names else name.with_name(f"{name.name}.png")
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """What a file is under all of its names."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _is_image_name(path: Path) -> bool:
     """Whether one who writes such an output means a file."""
     suffix = path.suffix.lower()
-    return suffix in (*reading.SUFFIXES, ".heic", ".heif", ".jxl", ".avif") or suffix in Image.registered_extensions()
+    known = (*reading.SUFFIXES, ".heic", ".heif", ".jxl")
+    return suffix in known or suffix in Image.registered_extensions()
 
 
-def _expand(item: str, output: Path, failed: list[tuple[str, str]], left_out: Counter[str]) -> list[tuple[Path, Path]]:
+def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
     """The files of one input, each with its path below `output`."""
     path = Path(item).expanduser()
     if path.is_dir():
-        found, root = reading.list_files(path), path
-    elif path.exists() or not glob.has_magic(item):
+        listing = reading.list_files(path)
+        pairs.failed += [(str(where), why) for where, why in listing.unreadable]
+        found, root = listing.files, path
+    elif os.path.lexists(path) or not glob.has_magic(item):
         return [(path, Path(path.name))]  # if it is not there, reading it says so
     else:
-        found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        root, pattern = _split_glob(path)
+        matches = sorted(glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True))
+        found = [
+            p for p in map(Path, matches) if p.is_file() and not any(map(reading.is_hidden, p.parts[len(root.parts) :]))
+        ]
+
     if output.resolve() != root.resolve():  # what earlier runs wrote is no input
         found = [p for p in found if output.resolve() not in p.resolve().parents]
     if path.is_dir():
-        left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in reading.SUFFIXES)
+        pairs.left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in reading.SUFFIXES)
         found = [p for p in found if p.suffix.lower() in reading.SUFFIXES]
-    if not found:
-        failed.append((item, f"{item} holds no images ({', '.join(reading.SUFFIXES)}): check the path"))
+        if not found and not listing.unreadable:
+            pairs.failed.append((item, f"{item} holds no images ({', '.join(reading.SUFFIXES)}): check the path"))
+    elif not found:
+        pairs.failed.append((item, f"{item} matches no files: check the pattern"))
     return [(p, p.relative_to(root)) for p in found]
+
+
+def _split_glob(path: Path) -> tuple[Path, str]:
+    """The folder before a pattern, taken literally wherever such a folder exists (`shots [2020]`), and the pattern."""
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    rest = path.parts[len(root.parts) :]
+    while len(rest) > 1 and (root / rest[0]).is_dir():
+        root, rest = root / rest[0], rest[1:]
+    return root, os.path.join(*rest)

@@ -107,7 +107,7 @@ def _declared_straight(data: bytes, at: int, page: Directory) -> bytes:
 
 
 def _by_vips(data: bytes, number: int, name: str) -> np.ndarray:
-    image = pyvips.Image.tiffload_buffer(data, page=number, access="sequential", fail_on="truncated", unlimited=True)
+    image = pyvips.Image.tiffload_buffer(data, page=number, access="sequential", fail_on="truncated")
     return decode(image, name)
 
 

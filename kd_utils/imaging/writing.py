@@ -65,8 +65,9 @@ def save(photo: Photo, path: str | Path) -> list[str]:
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as e:
-        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another folder") from e
+    except (OSError, pyvips.Error) as e:
+        reason = e.strerror if isinstance(e, OSError) else "the encoder could not write on"
+        raise StoreError(f"{path} cannot be written ({reason}): free some space or choose another folder") from e
     return lost
 
 

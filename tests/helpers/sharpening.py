@@ -8,12 +8,19 @@ import numpy as np
 from PIL import Image
 
 from kd_utils.__main__ import main
+from kd_utils.imaging import records
 
 
 def save(path: Path, pixels: np.ndarray, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def outputs(folder: Path) -> list[str]:
+    """The files below a folder of outputs, without the record of what they were made of."""
+    found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return sorted(name for name in found if not name.endswith(records.NAME))
 
 
 def run(*args, **options) -> int:

@@ -1,0 +1,271 @@
+"""Photos through a network: one at a time, or many in a pipeline that reads, computes and writes at the same time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kd_utils.common import files
+from kd_utils.common.errors import ImageError, SharpenError
+from kd_utils.common.tensors import bicubic
+from kd_utils.imaging import colors, reading, writing
+from kd_utils.imaging.reading import Photo
+from kd_utils.imaging.records import Decision, Entry, Record
+from kd_utils.models import tiling
+
+EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
+IN_FLIGHT = 3  # photos in memory at once: one is read, one is in the network, one is written
+STANDARD = Path("-")  # standard input or output
+
+
+@dataclass
+class Tool:
+    """A network ready to sharpen."""
+
+    net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
+    reach: tiling.ReceptiveField  # of the whole step, which ends at `scale`
+    scale: int
+    native: int  # the network's own scale
+    device: torch.device
+    path: Path
+
+    def step(self, strength: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """The network, resized down if its scale is larger, blended with the plain upsampled input by `strength`.
+
+        The blend is of the coded values, by strength ** EVEN: sharpness then grows evenly (docs/sharpen.md).
+        """
+
+        def run(x: Tensor) -> Tensor:
+            size = (x.shape[2] * self.scale, x.shape[3] * self.scale)
+            y = self.net(x).float()
+            if self.native != self.scale:
+                y = bicubic(y, size)
+            if strength == 1:
+                return y
+            plain = x if self.scale == 1 else bicubic(x, size)
+            return plain.lerp(y, strength**EVEN)
+
+        return run
+
+
+# ---- one photo
+
+
+def apply(
+    tool: Tool,
+    photo: Photo,
+    strength: float = 1.0,
+    tile: int | None = None,
+    overlap: int | None = None,
+    progress: Callable[[int], None] = lambda pixels: None,
+) -> Photo:
+    """Sharpen one photo, of any size, depth and number of channels; the rest of it comes along.
+
+    Alpha: what is fully clear first takes the colour of its nearest opaque neighbours, so that no unseen colour
+    bleeds in as a halo; then the colours go through the network and alpha through a bicubic resize.
+    """
+    pixels = _visible(photo)
+    canvas = tiling.to_canvas(tool.step(strength), tool.reach, pixels, tool.device, tile, overlap, progress)
+    return _finish(photo, pixels, canvas, tool.scale)
+
+
+def _visible(photo: Photo) -> np.ndarray:
+    """The colours that the network is to see."""
+    if photo.alpha is None:
+        return photo.pixels
+    return colors.fill_transparent(photo.pixels, photo.alpha)
+
+
+def _finish(photo: Photo, pixels: np.ndarray, canvas: np.ndarray, scale: int) -> Photo:
+    """What the network made of `pixels`, with their low frequencies and the photo's alpha, enlarged."""
+    colors.match_low_frequencies(canvas, pixels, scale)
+    alpha = photo.alpha
+    if alpha is not None and scale > 1:
+        height, width = alpha.shape
+        alpha = cv2.resize(alpha, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
+    return dataclasses.replace(photo, pixels=canvas, alpha=alpha)
+
+
+# ---- many files
+
+
+@dataclass(frozen=True)
+class Options:
+    """How photos are sharpened: the model and the scale, the strength of the effect, tiles, and what is redone."""
+
+    model: str | Path = ""
+    scale: int = 4
+    device: str = "auto"
+    engine: str = "torch"
+    strength: float = 1.0
+    tile: int | None = None
+    overlap: int | None = None
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Raises SharpenError."""
+        if not 0 <= self.strength <= 1:
+            raise SharpenError(f"strength={self.strength}: choose from 0 (only resized) to 1 (the model's full effect)")
+        if (self.tile is not None and self.tile < 1) or (self.overlap is not None and self.overlap < 0):
+            raise SharpenError(
+                f"tile={self.tile}, overlap={self.overlap}: a tile has at least 1 pixel, an overlap at least 0"
+            )
+
+
+@dataclass
+class Outcome:
+    """What became of one input."""
+
+    input: str
+    output: str = ""
+    state: str = "failed"  # written, skipped or failed
+    why: str = ""  # it was skipped or failed
+    model: str = ""
+    megapixels: float = 0.0  # of the output
+    seconds: float = 0.0  # from its reading to its writing
+    not_kept: list[str] = field(default_factory=list)  # what the input held and the output does not, in words
+
+
+@dataclass
+class Job:
+    """One photo on its way through the pipeline."""
+
+    source: Path
+    target: Path
+    outcome: Outcome
+    started: float = 0.0
+    photo: Photo | None = None  # None: it goes no further
+    pixels: np.ndarray | None = None  # what the network sees
+    canvas: np.ndarray | None = None  # what it makes
+    entry: Entry | None = None
+
+
+class Pipeline:
+    """Read, network and write, each in a thread of its own, with at most `IN_FLIGHT` photos between them."""
+
+    def __init__(self, tool: Tool, options: Options, record: Record, bar: tqdm):
+        self.tool, self.options, self.record, self.bar = tool, options, record, bar
+        self.model_sha256 = files.sha256(tool.path)
+        self.start = time.perf_counter()
+        self.megapixels = 0.0
+
+    def run(self, pairs: list[tuple[Path, Path]]) -> Iterator[Outcome]:
+        """The outcomes, in the order in which photos are done."""
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            coming = [reader.submit(self.read, *pair) for pair in pairs[:1]]
+            written: Future | None = None
+            for number in range(len(pairs)):
+                job = coming.pop().result()
+                if number + 1 < len(pairs):
+                    coming.append(reader.submit(self.read, *pairs[number + 1]))
+                self.sharpen(job)
+
+                if written is not None:  # only one photo is written at a time
+                    yield written.result()
+                written = writer.submit(self.write, job)
+            if written is not None:
+                yield written.result()
+
+    def read(self, source: Path, target: Path) -> Job:
+        """A job with its photo, or without one where there is nothing to make of it."""
+        job = Job(source, target, Outcome(str(source), str(target), model=self.tool.path.stem), time.perf_counter())
+        try:
+            data = sys.stdin.buffer.read() if source == STANDARD else _bytes_of(source)
+            if self._is_wanted(job, files.sha256(data)):
+                photo = reading.read(data, str(source))
+                height, width, _ = photo.pixels.shape
+                if target == STANDARD:
+                    job.target = Path(f"-{photo.kind if photo.kind in writing.SUFFIXES else '.png'}")
+                writing.check(job.target.suffix, width * self.tool.scale, height * self.tool.scale)
+                job.pixels = _visible(photo)
+                job.photo = photo
+        except Exception as e:  # noqa: BLE001 - whatever one file brings up, the rest goes on
+            job.outcome.why = str(e) or type(e).__name__
+        return job
+
+    def _is_wanted(self, job: Job, sha256: str) -> bool:
+        """Whether the record says that the output is to be made; if not, the outcome says why."""
+        if job.target == STANDARD:
+            return True
+        options = self.options
+        job.entry = Entry(
+            self.record.name(job.target),
+            os.path.abspath(job.source),
+            sha256,
+            self.model_sha256,
+            self.tool.scale,
+            options.strength,
+        )
+        decision = self.record.decide(job.target, job.entry, options.overwrite)
+        if decision is Decision.SKIP:
+            job.outcome.state = "skipped"
+        elif decision is Decision.EDITED:
+            job.outcome.state = "skipped"
+            job.outcome.why = "left as it is: not as sharpen wrote it (--overwrite replaces it)"
+        elif decision is Decision.FOREIGN:
+            other = self.record.entries[job.entry.output].source
+            job.outcome.why = f"{job.target} is the output of {other}: choose another folder"
+        return decision is Decision.MAKE
+
+    def sharpen(self, job: Job) -> None:
+        """Run the network; the canvas is finished where it is written, so that the network need not wait for that."""
+        if job.photo is None:
+            return
+        tool, options = self.tool, self.options
+        try:
+            step = tool.step(options.strength)
+            job.canvas = tiling.to_canvas(
+                step, tool.reach, job.pixels, tool.device, options.tile, options.overlap, self._progress
+            )
+        except Exception as e:  # noqa: BLE001
+            job.outcome.why = str(e) or type(e).__name__
+            job.photo = None
+
+    def _progress(self, pixels: int) -> None:
+        self.megapixels += pixels / 1e6
+        speed = self.megapixels / (time.perf_counter() - self.start)
+        self.bar.set_postfix_str(f"{self.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
+        self.bar.update(0)
+
+    def write(self, job: Job) -> Outcome:
+        outcome = job.outcome
+        if job.photo is not None:
+            try:
+                photo = _finish(job.photo, job.pixels, job.canvas, self.tool.scale)
+                outcome.not_kept = photo.meta.lost + self._store(photo, job)
+                outcome.megapixels = photo.pixels.shape[0] * photo.pixels.shape[1] / 1e6
+                outcome.state = "written"
+            except Exception as e:  # noqa: BLE001
+                outcome.why = str(e) or type(e).__name__
+            job.photo = job.pixels = job.canvas = None
+        outcome.seconds = time.perf_counter() - job.started
+        return outcome
+
+    def _store(self, photo: Photo, job: Job) -> list[str]:
+        """Write the output, then its line in the record; returns what could not be kept."""
+        if job.entry is None:
+            sys.stdout.buffer.write(writing.encode(photo, job.target.suffix))
+            sys.stdout.buffer.flush()
+            return []
+        lost = writing.save(photo, job.target)
+        self.record.add(dataclasses.replace(job.entry, output_sha256=files.sha256(job.target)))
+        return lost
+
+
+def _bytes_of(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as e:
+        raise ImageError(f"{source} cannot be read ({e.strerror}): check the path and its permissions") from e
