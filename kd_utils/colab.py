@@ -7,6 +7,7 @@ the project's other packages are installed.
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import platform
@@ -17,14 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kd_utils.common.errors import ColabError
+from kd_utils import doctor
+from kd_utils.common.errors import ColabError, UsageError
 from kd_utils.config import ROOT, Config, make
+from kd_utils.overrides import unknown_key
 
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
 STUDENTS = (Path("student_model.pth"), Path("train", "no_teacher", "student_model.pth"))
 KEPT = ("torch", "torchvision", "numpy", "ipywidgets")  # Colab's own versions stay
-OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference, nothing runs on it
 
 # The names in a notebook's form and the fields they set; an empty one means what the preset says.
 FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "steps": "train.steps"}
@@ -44,68 +46,109 @@ def in_colab() -> bool:
 # ---- setting up
 
 
-def missing(requirements: str) -> list[str]:
-    """The lines of a requirements.txt that this Python does not meet; those whose marker does not hold are left out."""
-    from packaging.requirements import Requirement
-
-    lines = (line.split(" #")[0].strip() for line in requirements.splitlines())
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return [str(r) for r in wanted if (r.marker is None or r.marker.evaluate()) and not _met(r)]
-
-
-def _met(requirement: Any) -> bool:
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return requirement.name in KEPT or requirement.specifier.contains(version, prereleases=True)
-
-
-def install(wanted: list[str], python: str = sys.executable) -> None:
-    """pip installs `wanted`; the installed versions of `KEPT` are a constraint, so that nothing replaces them.
-
-    Raises ColabError; a failure of what is only optional is printed.
-    """
-    kept = []
-    for name in KEPT:
-        try:
-            kept.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    optional = [w for w in wanted if w.startswith(OPTIONAL)]
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder, "constraints.txt")
-        constraints.write_text("\n".join(kept) + "\n")
-        for group in ([w for w in wanted if w not in optional], optional):
-            if not group:
-                continue
-            print("installing", ", ".join(group))
-            command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            done = subprocess.run([*command, "-c", str(constraints), *group], text=True, stderr=subprocess.PIPE)
-            why = done.stderr.strip()[-600:]
-            if done.returncode and group == optional:
-                print(f"left out {', '.join(optional)}, the official implementation to compare with:\n{why}")
-            elif done.returncode:
-                raise ColabError(f"pip could not install {', '.join(group)}:\n{why}\nRun this cell again.")
-
-
 def setup() -> None:
-    """Called once by each notebook: the clone becomes the current folder, and what is missing is installed on Colab,
-    named elsewhere. Raises ColabError.
+    """Called once by each notebook: installs what is missing on Colab and names it elsewhere.
+
+    In a clone, the clone becomes the current folder. Raises ColabError, and UsageError for an unknown parameter.
     """
-    os.chdir(ROOT)
-    lacking = missing((ROOT / "requirements.txt").read_text())
+    refuse_unknown_parameters(getattr(sys.modules["__main__"], "In", []))
+    if (ROOT / "notebooks").is_dir():
+        os.chdir(ROOT)
+
+    lacking = missing(doctor.requirements())
     if in_colab():
         install(lacking)
-    elif needed := [r for r in lacking if not r.startswith(OPTIONAL)]:
-        print(f"MISSING HERE: {', '.join(needed)}. Run: pip install -r {ROOT / 'requirements.txt'}")
-    import torch
+    else:
+        needed = [str(r) for r in lacking if r.name not in doctor.OPTIONAL]
+        if needed:
+            print(f"MISSING HERE: {', '.join(needed)}. Run: {doctor.how_to_install(needed)}")
+    try:
+        import torch
+    except ModuleNotFoundError as e:
+        raise ColabError(doctor.explain_missing_module("torch")) from e
 
     cuda = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores"
     print(f"Python {platform.python_version()} · torch {torch.__version__} · {where}")
-    if in_colab() and not cuda:
-        print("NO GPU: choose Runtime > Change runtime type > T4 GPU, or keep to the preset quick.")
+
+
+def refuse_unknown_parameters(cells: list[str]) -> None:
+    """Raise UsageError where papermill was given a name that the notebook's form does not have.
+
+    papermill would set the misspelt name and run at the form's own values. `cells` are the sources that ran so far;
+    the one that papermill injects begins with ``# Parameters``.
+    """
+    known: set[str] = set()
+    for cell in cells:
+        names = _assigned_names(cell)
+        if cell.startswith("# Parameters\n"):
+            unknown = sorted(names - known)
+            if unknown:
+                raise UsageError(f"papermill's -p: {unknown_key(unknown[0], sorted(known))}")
+        known |= names
+
+
+def _assigned_names(source: str) -> set[str]:
+    """The names that the lines of a cell assign."""
+    try:
+        lines = ast.parse(source).body
+    except SyntaxError:
+        return set()
+    names = set()
+    for line in lines:
+        if isinstance(line, ast.Assign):
+            names |= {target.id for target in line.targets if isinstance(target, ast.Name)}
+        elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            names.add(line.target.id)
+    return names
+
+
+def missing(wanted: list[doctor.Requirement]) -> list[doctor.Requirement]:
+    """Those of `wanted` that this Python lacks. Of what Colab keeps, any installed version is good enough."""
+    return [r for r in doctor.missing(wanted) if r.name not in KEPT or _version(r.name) is None]
+
+
+def _version(name: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def install(wanted: list[doctor.Requirement], python: str = sys.executable) -> None:
+    """pip installs `wanted`; the installed versions of `KEPT` are a constraint, so that nothing replaces them.
+
+    Raises ColabError; a failure of what is only optional is printed.
+    """
+    versions = {name: _version(name) for name in KEPT}
+    kept = [f"{name}=={version}" for name, version in versions.items() if version]
+    needed = [str(r) for r in wanted if r.name not in doctor.OPTIONAL]
+    optional = [str(r) for r in wanted if r.name in doctor.OPTIONAL]
+
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("\n".join(kept) + "\n")
+
+        why = _pip_install(needed, constraints, python)
+        if why:
+            raise ColabError(f"pip could not install {', '.join(needed)}:\n{why}\nRun this cell again.")
+
+        why = _pip_install(optional, constraints, python)
+        if why:
+            print(f"left out {', '.join(optional)}, the official implementation to compare with:\n{why}")
+
+
+def _pip_install(packages: list[str], constraints: Path, python: str) -> str:
+    """Install packages; returns the end of pip's errors, or "" where all went well."""
+    if not packages:
+        return ""
+    print("installing", ", ".join(packages))
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints)]
+    done = subprocess.run([*command, *packages], text=True, stderr=subprocess.PIPE)
+    if done.returncode == 0:
+        return ""
+    return done.stderr.strip()[-600:] or f"exit code {done.returncode}"
 
 
 # ---- Drive
@@ -126,16 +169,19 @@ def mount_drive(enabled: bool, workdir: str = "workdir") -> Path | None:
             "Tick `drive` in the form to keep them, or download student_model.pth when you are done."
         )
         return None
-    if not (MOUNT / "MyDrive").is_dir():
+
+    mine = MOUNT / "MyDrive"
+    if not mine.is_dir():
         from google.colab import drive
 
         try:
             drive.mount(str(MOUNT))
         except Exception as e:  # Colab raises ValueError, MessageError, AttributeError: whatever its browser half met
             raise ColabError(_no_drive(f"{e or type(e).__name__}")) from e
-    if not (MOUNT / "MyDrive").is_dir():
-        raise ColabError(_no_drive(f"{MOUNT / 'MyDrive'} did not appear"))
-    folder = MOUNT / "MyDrive" / DRIVE_FOLDER / Path(workdir).name
+    if not mine.is_dir():
+        raise ColabError(_no_drive(f"{mine} did not appear"))
+
+    folder = mine / DRIVE_FOLDER / Path(workdir).name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"Google Drive keeps checkpoints, the student and the report in {folder}")
     return folder
@@ -145,10 +191,15 @@ def _no_drive(why: str) -> str:
     return f"Google Drive could not be mounted ({why}): run this cell again and allow access, or untick `drive`"
 
 
+# ---- settings
+
+
 def absolute(value: str, base: Path = START) -> str:
     """The path `value` as seen from `base`, where something is there; else as it is: it may be a teacher's name."""
+    if not value or value in NAMES:
+        return value
     path = base / Path(value).expanduser()
-    return str(path.resolve()) if value and value not in NAMES and path.exists() else value
+    return str(path.resolve()) if path.exists() else value
 
 
 def configure(preset: str, overrides: str, workdir: str, drive: Path | None = None, **form: Any) -> Config:
@@ -157,17 +208,58 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
 
     Students that were trained before and are on `drive` are copied back into the work folder.
     """
-    given = {FORM[k]: absolute(v) if k in ("photos", "teacher") else v for k, v in form.items() if v}
+    given = {}
+    for name, value in form.items():
+        if value:
+            given[FORM[name]] = absolute(value) if name in ("photos", "teacher") else value
     cfg = make(preset, overrides, workdir=workdir, drive=drive, **given)
+
     said = [cfg.preset]
-    said += [f"photos {cfg.data.photos}"] if "photos" in form else []
-    said += [f"teacher {cfg.teacher}"] if "teacher" in form else []
+    if "photos" in form:
+        said.append(f"photos {cfg.data.photos}")
+    if "teacher" in form:
+        said.append(f"teacher {cfg.teacher}")
     if "steps" in form:
         said += [f"student {cfg.student.size} x{cfg.scale}", f"{cfg.train.steps} steps of {cfg.train.batch}"]
     print(" · ".join([*said, f"everything goes to {cfg.path().resolve()}"]))
+
+    _say_what_it_takes(cfg, form)
     if cfg.drive:
         _restore(cfg)
     return cfg
+
+
+def _say_what_it_takes(cfg: Config, form: dict[str, Any]) -> None:
+    """Say what will be downloaded, and where a GPU is missing, before the time is spent."""
+    from kd_utils.common import cache, devices, sources
+
+    wanted = []
+    if "photos" in form and cfg.data.photos == "DIV2K":
+        wanted += ["div2k_train", "div2k_valid"]
+    if "teacher" in form and cfg.teacher in sources.SOURCES:
+        wanted.append(cfg.teacher)
+    if "steps" in form and cfg.loss.uses_vgg and cfg.loss.vgg == "imagenet":
+        wanted.append("vgg19")
+
+    folder = cache.cache_folder()
+    ahead = [sources.SOURCES[name] for name in wanted]
+    ahead = [source for source in ahead if not (folder / source.file).is_file()]
+    if ahead:
+        total = sum(source.bytes for source in ahead) / 1e9
+        names = ", ".join(source.name for source in ahead)
+        print(f"Downloads {total:.1f} GB first ({names}), kept in {folder}.")
+
+    quick = make("quick")
+    work = _pixels_trained_on(cfg) / _pixels_trained_on(quick)
+    if form and work > 20 and devices.resolve_device(cfg.device).type == "cpu":
+        print(
+            f"NO GPU: on this CPU, training takes about {work:,.0f} times as long as the minutes of the preset quick.\n"
+            "On Colab choose Runtime > Change runtime type > T4 GPU; or keep to the preset quick."
+        )
+
+
+def _pixels_trained_on(cfg: Config) -> int:
+    return cfg.train.steps * cfg.train.batch * cfg.data.crop**2
 
 
 def _restore(cfg: Config) -> None:
@@ -209,7 +301,10 @@ def upload() -> Any:
     if in_colab():
         from google.colab import files
 
-        return files.upload()
+        try:
+            return files.upload()
+        except Exception as e:  # Colab raises whatever its browser half met
+            raise ColabError(f"the upload did not work ({e or type(e).__name__}): run this cell again") from e
     from ipywidgets import FileUpload
 
     return FileUpload(accept="image/*", multiple=True, description="photos")
@@ -218,9 +313,15 @@ def upload() -> Any:
 def uploaded(picked: Any) -> dict[str, bytes]:
     """{file name: bytes} of what `upload` returned: Colab's dict, or the widget of ipywidgets 7 or 8."""
     value = getattr(picked, "value", picked)
-    if isinstance(value, dict):  # Colab: {name: bytes}; ipywidgets 7: {name: {"content": bytes}}
-        return {name: bytes(v["content"] if isinstance(v, dict) else v) for name, v in value.items()}
-    return {v["name"]: bytes(v["content"]) for v in value}
+    if not isinstance(value, dict):  # ipywidgets 8: a tuple of {"name": ..., "content": ...}
+        return {file["name"]: bytes(file["content"]) for file in value}
+
+    photos = {}
+    for name, content in value.items():
+        if isinstance(content, dict):  # ipywidgets 7: {name: {"content": bytes}}; Colab: {name: bytes}
+            content = content["content"]
+        photos[name] = bytes(content)
+    return photos
 
 
 # ---- what notebooks show

@@ -239,15 +239,15 @@ def _official() -> Finding:
 
 def _downloads() -> list[Finding]:
     """Where downloads are kept, how much room there is, and what is there already."""
-    from kd_utils.common import sources
+    from kd_utils.common import cache, sources
 
-    cache = Path(os.environ.get("KD_CACHE") or sources.CACHE).expanduser()
-    existing = next(p for p in (cache, *cache.parents) if p.exists())
+    folder = cache.cache_folder().absolute()
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(existing).free >> 30
-    found = [Finding("cache", f"{cache} ({free:,} GiB free)")]
+    found = [Finding("cache", f"{folder} ({free:,} GiB free)")]
 
     for source in sources.SOURCES.values():
-        path = cache / source.file
+        path = folder / source.file
         size = path.stat().st_size if path.is_file() else 0
         if size == source.bytes:
             state = "cached"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.notebooks import NOTEBOOKS, read
 
-from kd_utils import colab, train
+from kd_utils import colab, doctor, train
+from kd_utils.common.errors import UsageError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 
 
@@ -110,10 +113,40 @@ def test_uploads_of_colab_and_of_both_ipywidgets(google, monkeypatch):
 
 
 def test_what_is_missing_by_requirements_and_markers():
-    text = (ROOT / "requirements.txt").read_text()
-    assert not [r for r in colab.missing(text) if r.startswith(colab.KEPT)]
+    here = colab.missing(doctor.requirements())
+    assert not [r for r in here if r.name in colab.KEPT]
     asked = 'numpy>=99  # kept as it is\nabsent-package>=2\nother-absent; python_version < "3"\npytest>=999\n\n# text\n'
-    assert colab.missing(asked) == ["absent-package>=2", "pytest>=999"]
+    found = colab.missing(doctor.parse_requirements(asked))
+    assert [str(r) for r in found] == ["absent-package>=2", "pytest>=999"]
+
+
+def test_setting_up_without_torch_is_one_clear_error(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(colab.ColabError, match="torch is not installed in this Python"):
+        colab.setup()
+
+
+def test_what_is_downloaded_and_how_long_is_said_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    form = {"photos": "", "teacher": "", "size": "", "steps": 0}
+    colab.configure("colab", "", str(tmp_path), **form)
+    said = capsys.readouterr().out
+    assert "Downloads 4.6 GB first (div2k_train, div2k_valid, anime_6B, vgg19)" in said
+    assert "NO GPU: on this CPU, training takes about 533 times as long" in said and "T4 GPU" in said
+
+    colab.configure("quick", "", str(tmp_path), **form)
+    colab.configure("colab", "", str(tmp_path))  # notebook 05 trains nothing and needs no GPU
+    said = capsys.readouterr().out
+    assert "Downloads" not in said and "NO GPU" not in said
+
+
+def test_papermill_cannot_set_what_the_form_does_not_have():
+    form = '# @title Settings\npreset: str = "quick"\nsteps: int = 0\n'
+    colab.refuse_unknown_parameters(["", form, "import os\nmine = 3", "!pip list"])
+    colab.refuse_unknown_parameters(["", form, "# Parameters\nsteps = 30\n"])
+    with pytest.raises(UsageError, match="unknown key 'step': did you mean 'steps'"):
+        colab.refuse_unknown_parameters(["", form, "# Parameters\nstep = 30\n"])
 
 
 @pytest.fixture(scope="module")
@@ -145,35 +178,101 @@ def test_installing_never_replaces_what_colab_has(pip, monkeypatch, capfd):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(pip))
     python = str(pip / "venv" / "bin" / "python")
-    colab.install(["kdtiny"], python)
+    colab.install(doctor.parse_requirements("kdtiny"), python)
     with pytest.raises(colab.ColabError, match="pip could not install kdgreedy"):
-        colab.install(["kdgreedy"], python)
-    colab.install(["basicsr>=1.4.2"], python)
+        colab.install(doctor.parse_requirements("kdgreedy"), python)
+    colab.install(doctor.parse_requirements("basicsr>=1.4.2"), python)
     assert "left out basicsr>=1.4.2" in capfd.readouterr().out, "what is optional does not stop the notebook"
     names = {p.name for p in (pip / "venv").rglob("*_marker.py")}
     assert names == {"kdtiny_marker.py"}
 
 
-@pytest.mark.slow
-def test_the_bootstrap_clones_where_there_is_no_clone(tmp_path, monkeypatch):
-    origin, empty = tmp_path / "origin", tmp_path / "empty"
-    shutil.copytree(ROOT / "kd_utils", origin / "kd_utils", ignore=shutil.ignore_patterns("__pycache__"))
+# ---- the cell that finds the project, as a bare Python runs it
+
+
+SHOW = "\nimport os, kd_utils\nprint('found', colab.in_colab(), os.getcwd(), kd_utils.__file__)\n"
+
+
+@pytest.fixture
+def origin(tmp_path, monkeypatch):
+    """A repository that stands for the one on GitHub, and a Python on Colab that has all packages but ours."""
+    origin = tmp_path / "origin"
+    for folder in ("kd_utils", "notebooks"):
+        shutil.copytree(ROOT / folder, origin / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (origin / "requirements.txt").write_text("numpy\n")
-    empty.mkdir()
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=origin, check=True)
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{origin}.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", f"https://github.com/{REPO_SLUG}.git")
+
     fake = tmp_path / "fake" / "google" / "colab"
     fake.mkdir(parents=True)
     (fake / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(fake.parents[1]))
-    boot = read(NOTEBOOKS[0])[1][1]["source"]
-    shown = "\nimport os, kd_utils\nprint(colab.in_colab(), os.getcwd(), kd_utils.__file__)\n"
-    again = "os.chdir('..')\n"  # a new session on a machine that has the clone
-    got = subprocess.run([sys.executable, "-c", boot + shown + again + boot + shown], cwd=empty, capture_output=True)
-    clone = (empty / REPO_SLUG.split("/")[1]).resolve()
-    assert got.returncode == 0, got.stderr.decode()
-    assert got.stdout.decode().count(f"True {clone} {clone / 'kd_utils' / '__init__.py'}") == 2, got.stdout.decode()
-    assert b"NO GPU" in got.stdout or b"NVIDIA" in got.stdout
+    return origin
+
+
+def bootstrap(folder, *more):
+    """Run the cell in `folder`, and then more lines."""
+    folder.mkdir(exist_ok=True)
+    cell = read(NOTEBOOKS[0])[1][1]["source"]
+    script = "\n".join([cell, SHOW, *more])
+    # without the hooks of an editable installation, so that the project is where the test puts it
+    command = [sys.executable, "-c", "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in "
+               "str(f)]\nsys.path[:] = [p for p in sys.path if p != " + repr(str(ROOT)) + "]\n" + script]  # fmt: skip
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_bootstrap_is_the_same_in_every_notebook():
+    cells = {read(path)[1][1]["source"] for path in NOTEBOOKS}
+    assert len(cells) == 1
+
+
+@pytest.mark.slow
+def test_the_bootstrap_clones_where_there_is_no_clone(origin, tmp_path):
+    cell = read(NOTEBOOKS[0])[1][1]["source"]
+    again = ["os.chdir('..')", cell, SHOW]  # a new session on a machine that has the clone
+    got = bootstrap(tmp_path / "empty", *again)
+    clone = (tmp_path / "empty" / REPO_SLUG.split("/")[1]).resolve()
+    assert got.returncode == 0, got.stderr
+    assert got.stdout.count(f"found True {clone} {clone / 'kd_utils' / '__init__.py'}") == 2, got.stdout
+    assert not clone.with_name(f"{clone.name}.part").exists()
+
+
+@pytest.mark.slow
+def test_a_clone_that_was_cut_short_heals(origin, tmp_path):
+    clone = tmp_path / "here" / REPO_SLUG.split("/")[1]
+    (clone / ".git").mkdir(parents=True)
+    (clone / "kd_utils").mkdir()  # the folder alone is no package
+    Path(f"{clone}.part", "rest").mkdir(parents=True)
+    got = bootstrap(tmp_path / "here")
+    assert got.returncode == 0 and str(clone / "kd_utils" / "__init__.py") in got.stdout, got.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_of_the_same_name_is_not_touched(origin, tmp_path):
+    mine = tmp_path / "here" / REPO_SLUG.split("/")[1] / "photo.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    got = bootstrap(tmp_path / "here")
+    assert got.returncode == 1 and mine.exists() and "or move the folder away" in got.stderr
+
+
+@pytest.mark.slow
+def test_an_installed_project_is_not_cloned_again(origin, tmp_path, monkeypatch):
+    installed = tmp_path / "site"
+    shutil.copytree(origin / "kd_utils", installed / "kd_utils")
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}{os.pathsep}{installed}")
+    got = bootstrap(tmp_path / "elsewhere")
+    assert f"found True {tmp_path / 'elsewhere'} {installed}" in got.stdout, got.stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.slow
+def test_no_network_is_one_clear_error(origin, tmp_path):
+    shutil.rmtree(origin)
+    got = bootstrap(tmp_path / "here")
+    last = got.stderr.strip().splitlines()[-1]
+    assert got.returncode == 1 and last.startswith(f"RuntimeError: {REPO_SLUG} could not be cloned")
+    assert got.stderr.count("Traceback") == 1
