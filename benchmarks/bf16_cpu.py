@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
-    net = teacher.load_teacher(args.teacher).net.to(memory_format=torch.channels_last)
+    net = teacher.load_teacher(teacher.find_teacher(args.teacher)).net.to(memory_format=torch.channels_last)
     x = inputs(args.batch)
 
     @torch.inference_mode()

@@ -10,11 +10,33 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kd_utils.common.tensors import to_tensor
 from kd_utils.data.degradations import degrade
 from kd_utils.imaging import reading
-from kd_utils.models import teacher
+from kd_utils.models.teacher import find_teacher, load_teacher
+
+
+def border_cost(net: nn.Module, lr: Tensor, crop: int = 64) -> list[float]:
+    """How far the label of a crop is from the whole image's label, by the distance from the crop's border.
+
+    The mean absolute difference, on 0..255, between the label of the central `crop` x `crop` of `lr` (1, 3, h, w) and
+    the same place in the label of all of it, at each distance 0, 1, 2, ... in LR pixels.
+    """
+    h, w = lr.shape[-2:]
+    y, x = (h - crop) // 2, (w - crop) // 2
+    with torch.inference_mode():
+        whole = net(lr)[..., y * 4 : (y + crop) * 4, x * 4 : (x + crop) * 4]
+        alone = net(lr[..., y : y + crop, x : x + crop])
+    diff = F.avg_pool2d((whole - alone).abs().mean(1, keepdim=True), 4)[0, 0] * 255  # (crop, crop)
+
+    i = torch.arange(crop, device=diff.device)
+    edge = torch.minimum(i, crop - 1 - i)
+    ring = torch.minimum(edge[:, None], edge[None, :])  # (crop, crop): the distance of each pixel from the border
+    return [diff[ring == d].mean().item() for d in range(crop // 2)]
 
 
 def main() -> None:
@@ -23,7 +45,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--side", type=int, default=640, help="of the photo's centre that is degraded, HR pixels")
     args = parser.parse_args()
-    teach = teacher.load_teacher(args.teacher)
+    teach = load_teacher(find_teacher(args.teacher))
     rows = []
     for n, path in enumerate(reading.list_images(args.photos)):
         photo = reading.read_rgb(path)
@@ -31,7 +53,7 @@ def main() -> None:
         top, left = ((have - side) // 2 for have, side in zip(photo.shape[:2], sides))
         hr = np.ascontiguousarray(photo[top : top + sides[0], left : left + sides[1]])
         lr = degrade(hr[None], [n], 4, "light")
-        rows.append(teacher.border_cost(teach, to_tensor(lr), crop=64))
+        rows.append(border_cost(teach.net, to_tensor(lr), crop=64))
         print(f"{path.name}: {rows[-1][0]:.2f} at the border", flush=True)
     cost = np.mean(rows, 0)
     pixels = np.array([4 * (64 - 2 * d - 1) for d in range(32)])  # in the ring at each distance

@@ -33,8 +33,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    where = devices.resolve_device(args.device)
-    amp = devices.autocast(where)
+    runtime = devices.resolve_runtime(args.device, training=True)
+    where = runtime.device
     net = student.build(args.size, 4, args.expand).to(where, memory_format=torch.channels_last)
     vgg = load_vgg(args.vgg, device=where)
     adam = torch.optim.Adam(net.parameters(), 1e-4)
@@ -44,7 +44,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     def step(side: int, fraction: float) -> None:
-        with torch.autocast(where.type, amp.dtype, enabled=amp.dtype != torch.float32):
+        with runtime.autocast():
             pred = net(lr)
             loss = losses.l1(pred, target)
             if side:
@@ -66,7 +66,7 @@ def main() -> None:
     times = timing.time_interleaved({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
     own = times["the student's own step"]
     print(f"student {args.size}, expand {args.expand}, batch {args.batch} of {small}x{small}", end=", ")
-    print(f"{where}, {amp.dtype}, {args.threads} threads")
+    print(f"{where}, {runtime.dtype}, {args.threads} threads")
     for what, ms in times.items():
         print(f"{what:50} {ms:8.1f} ms   the term: {(ms - own) / own:5.2f} of the student's own step")
 

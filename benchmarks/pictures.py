@@ -35,9 +35,9 @@ def main() -> None:
     models = [results.Model("bicubic", "", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
     shown = {name: file for name, file in results.X4.items() if name != "s, same steps"}  # as student s, to the eye
     models += [results.load(name, results.WEIGHTS / file) for name, file in shown.items()]
-    peer = teacher.find_teacher(args.peer)
+    peer = teacher.find_teacher(args.peer).path
     models.append(results.load(peer.stem.removeprefix("realesr-"), peer))
-    models.append(results.load("teacher", teacher.find_teacher(args.teacher)))
+    models.append(results.load("teacher", teacher.find_teacher(args.teacher).path))
     sheets = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ZOOMS:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils import prepare, sharpen
+from kd_utils import provenance, sharpen
 from kd_utils.common import files
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.config import ROOT
@@ -228,8 +228,8 @@ def main(argv: list[str] | None = None) -> None:
             x4.append(load(name, WEIGHTS / file))
         else:
             print(f"{name} is LEFT OUT: there is no {file}")
-    for name, given in ((teacher.find_teacher(args.peer).stem, args.peer), ("teacher", args.teacher)):
-        big = teacher.load_teacher(given)
+    for name, given in ((teacher.find_teacher(args.peer).path.stem, args.peer), ("teacher", args.teacher)):
+        big = teacher.load_teacher(teacher.find_teacher(given))
         x4.append(Model(name, big.sha256, big, big.net))
     x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
@@ -256,13 +256,13 @@ def cost_table(timed: dict[str, dict[str, float]]) -> str:
 
 
 def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys: list[str]) -> str:
-    versions = prepare.versions()
+    versions = provenance.versions()
     parts = [
         "# Results",
         "Made by `make results`; do not edit. Photos that no training saw, the centre "
         f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
         "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
-        f"Teacher: {teacher.find_teacher(args.teacher).stem}. What each model is: assets/weights/*.md.",
+        f"Teacher: {teacher.find_teacher(args.teacher).path.stem}. What each model is: assets/weights/*.md.",
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
         "## Cost, x4",
         "Times by turns in one run, medians; trust the ratios.",

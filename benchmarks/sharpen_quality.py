@@ -16,7 +16,7 @@ from kd_utils import sharpen
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.evaluation import metrics
 from kd_utils.imaging import colors, reading
-from kd_utils.models import student, teacher, tiling
+from kd_utils.models import teacher, tiling
 
 
 def seams(models: list[str], pixels: np.ndarray) -> None:
@@ -24,10 +24,7 @@ def seams(models: list[str], pixels: np.ndarray) -> None:
     print("| model | radius | tiled - untiled | with --overlap 10 |\n|---|---|---|---|")
     x = to_tensor(pixels[None])
     for path in models:
-        try:
-            net = student.load(path)
-        except ValueError:
-            net = teacher.load_teacher(path).net
+        net = teacher.load_network(Path(path)).net
         radius = tiling.measure_receptive_field(net).radius
         whole = tiling.run(net, x, tile=4096)
         off = [(tiling.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]

@@ -21,12 +21,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from kd_utils import prepare, train
+from kd_utils import label, prepare, train
 from kd_utils.__main__ import read_recipe
 from kd_utils.common import devices, files
 from kd_utils.config import Config, ConfigError, make
+from kd_utils.data.crops import read_index
 from kd_utils.evaluation import figures
-from kd_utils.models import student, teacher
+from kd_utils.models import student
 
 
 def read(recipe: Path, workdir: str, sets: list[str]) -> Config:
@@ -43,7 +44,7 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
         raise ConfigError(f"--before {before}: {recipe} begins with no other student (it has no `before = ...`)")
     if first:
         under = Path(workdir) / "before"
-        if not before and devices.ranks().world > 1:
+        if not before and devices.process_count() > 1:
             raise ConfigError(
                 f"{recipe} begins with another student: many processes make one student at a time; make "
                 f"{recipe.parent / first} first, then give it with --before"
@@ -54,9 +55,9 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
         sets = [*sets, f"train.init={before}"]
     cfg = read(recipe, workdir, sets)
     prepare.prepare(cfg)
-    teacher.label(cfg)
+    label.label(cfg)
     trained = train.train(cfg)
-    if devices.ranks().rank == 0:
+    if devices.process_rank() == 0:
         write(cfg, trained, to, before)
     return to.with_suffix(".pth")
 
@@ -73,7 +74,7 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
     """`to`.pth, .json and .curve.png of a finished training; no path of this machine is kept."""
     net = student.load(trained.student)
     history = files.read_json(trained.history)
-    index = prepare.read_index(cfg)
+    index = read_index(cfg)
     settings = {k: v for k, v in net.meta["provenance"].items() if not k.startswith("labels.")}
     labels = {k.removeprefix("labels."): v for k, v in net.meta["provenance"].items() if k.startswith("labels.")}
     meta = {"provenance": settings, "versions": net.meta["versions"], "history": history["valid"][-1]}
@@ -87,10 +88,10 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
         earlier["before"]["sha256"] = files.sha256(before.read_bytes())
     facts = {
         "student": {"params": student.count_parameters(net), "gmac_1024": student.gmac(net, cfg.scale)},
-        "settings": {k: v for k, v in index["provenance"].items() if k != "photos"} | settings,
+        "settings": {k: v for k, v in index.provenance.items() if k != "photos"} | settings,
         "labels": labels,
         "versions": net.meta["versions"],
-        "photos": index["provenance"]["photos"],
+        "photos": index.provenance["photos"],
         "history": history,
     } | earlier
     files.write_json(to.with_suffix(".json"), facts)

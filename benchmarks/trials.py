@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kd_utils import config, prepare, train
+from kd_utils import config, label, prepare, provenance, train
 from kd_utils.common import files
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.data import crops
 from kd_utils.evaluation import metrics
-from kd_utils.models import student, teacher
+from kd_utils.models import student
 from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
+from kd_utils.workdir import Workdir
 
 OWN = {"crops": ("data.", "degrade."), "labels": ("data.", "degrade.", "label.", "teacher")}  # what asks for its own
 
@@ -39,15 +40,15 @@ def run(
     settings = config.to_dict(cfg, "seed", "scale", *OWN["labels"], "student.", "loss.", "train.")
     if done.is_file():
         kept = files.read_json(done)
-        made = config.with_defaults(kept.get("settings", {}), settings)
-        files.require_same(str(done), made, settings, f"Delete {folder} to do this trial anew.")
+        made = provenance.with_defaults(kept.get("settings", {}), settings)
+        provenance.require_same(done, made, settings, f"Delete {folder} to do this trial anew.")
         return kept
     here = replace(cfg, workdir=str(folder))
     for name, keys in OWN.items():
         if any(key.startswith(keys) for key in changed):
-            {"crops": prepare.prepare, "labels": teacher.label}[name](here)
+            {"crops": prepare.prepare, "labels": label.label}[name](here)
         elif not (folder / name).exists():
-            (folder / name).symlink_to(os.path.relpath(common.path(name), folder))
+            (folder / name).symlink_to(os.path.relpath(Workdir.of(common).root / name, folder))
     start = time.process_time()
     out = train.train(here)
     cost = {"settings": settings, "cpu_s": time.process_time() - start, "steps": cfg.train.steps}
@@ -59,12 +60,11 @@ def run(
 @torch.inference_mode()
 def scores(cfg: config.Config, net: student.Student, vgg: VGGFeatures | None) -> dict[str, float]:
     """Means over the validation crops of `cfg`; the VGG19 distance to the original over every fourth (it is slow)."""
-    valid = crops.Crops(cfg, prepare.read_index(cfg), "valid")
-    ids = np.arange(len(valid))
-    lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
-    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16]))) for i in range(0, len(ids), 16)])
+    batch = crops.Crops(Workdir.of(cfg), crops.read_index(cfg), "valid").all()
+    lr, labels, hr = batch.lr.numpy(), batch.label.numpy(), batch.hr.numpy()
+    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16]))) for i in range(0, len(lr), 16)])
     found: dict[str, float] = {}
-    for name, ref in (("teacher", label), ("original", hr)):
+    for name, ref in (("teacher", labels), ("original", hr)):
         for key, score in (("psnr", metrics.psnr), ("ssim", metrics.ssim)):
             found[f"{key}_{name}"] = float(np.mean([score(a, b, 4, True) for a, b in zip(out, ref, strict=True)]))
     if vgg:
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
 
     common = make({})
     prepare.prepare(common)
-    teacher.label(common)
+    label.label(common)
     vgg = load_vgg(common.loss.vgg) if common.loss.vgg != "imagenet" else None
     if not vgg:
         print("The VGG19 distance is left out: set loss.vgg to the path of ImageNet weights.")

@@ -217,7 +217,7 @@ def _step(args: argparse.Namespace) -> None:
     _, module, _ = STEPS[args.step]
     done = getattr(import_module(module), args.step)(cfg)
 
-    if devices.ranks().rank:  # of torchrun's processes, the first one speaks
+    if devices.process_rank():  # of torchrun's processes, the first one speaks
         return
     if args.step == "evaluate":
         print(f"{done.headline}\n\n{done.table}")

@@ -264,9 +264,10 @@ def _pixels_trained_on(cfg: Config) -> int:
 
 def _restore(cfg: Config) -> None:
     from kd_utils.common import files
-    from kd_utils.train import NO_TEACHER, TRAINING_FILES
+    from kd_utils.training.validation import TRAINING_FILES
+    from kd_utils.workdir import BASELINE
 
-    curves = [Path("train", run, name) for run in ("student", NO_TEACHER) for name in TRAINING_FILES]
+    curves = [Path("train", run, name) for run in ("student", BASELINE) for name in TRAINING_FILES]
     for name in [*STUDENTS, *curves]:
         kept = Path(cfg.drive).expanduser() / name
         if kept.is_file() and not cfg.path(name).is_file():
@@ -336,9 +337,9 @@ def live() -> Callable[[Any], None]:
     places: dict[tuple[str, str], Any] = {}
 
     def watch(seen: Any) -> None:
-        step = seen.history["valid"][-1]["step"]
+        step = seen.history.valid[-1].step
         pictures = {
-            "curve": figures.curve(seen.history, title=f"{seen.name}, step {step}"),
+            "curve": figures.curve(seen.history.to_dict(), title=f"{seen.name}, step {step}"),
             "pictures": figures.grid(seen.pictures, columns=4, cell=180),
         }
         for kind, picture in pictures.items():

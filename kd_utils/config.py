@@ -106,6 +106,11 @@ class LossConfig:
     perceptual: float = setting(0.0, at_least(0))  # weight of the VGG19 feature loss to the teacher's output
     perceptual_gt: float = setting(0.0, at_least(0))  # weight of the VGG19 feature loss to the original
     fft: float = setting(0.0, at_least(0))  # weight of L1 between the 2-d spectra
+    gradient: float = setting(0.0, at_least(0))  # weight of L1 between differences of neighbouring pixels
+    # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR
+    adversarial: float = setting(0.0, at_least(0))
+    adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
+    adversarial_crop: int = setting(96, above(0))  # side of the squares that it sees, in HR pixels
     # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)
     vgg: str = setting("imagenet", is_path)
     crop: int = setting(64, above(0))  # side of the sub-crops that the perceptual loss sees, in HR pixels
@@ -206,19 +211,6 @@ def make(
     return cfg
 
 
-def with_defaults(have: dict[str, Any], want: dict[str, Any]) -> dict[str, Any]:
-    """The provenance `have`, its missing keys of `want` at their defaults: what an older version did unsaid."""
-    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):  # once kept as the path that was given, unhashed
-        if have.get(key) and have[key] not in words and f"{key}_sha256" not in have:
-            have = have | {k: want[k] for k in (key, f"{key}_sha256") if k in want}
-    if "loss.vgg" not in want:  # where no loss uses it, it no longer counts
-        have = {k: v for k, v in have.items() if not k.startswith("loss.vgg")}
-    return {k: v for k, v in flatten(Config()).items() if k in want} | have
-
-
-# ---- what is refused
-
-
 def check(cfg: Config) -> None:
     """Refuse values that cannot work, before any work is done. Raises ConfigError."""
     require_in_range(cfg)
@@ -272,6 +264,10 @@ def _check_loss_crops(cfg: Config) -> None:
         raise ConfigError(f"loss.margin={margin} leaves nothing of data.crop={crop} (margin counts 4 pixels each)")
     if cfg.loss.uses_vgg and not 16 <= cfg.loss.crop <= seen:
         raise ConfigError(f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, {seen}")
+    if cfg.loss.adversarial and not 32 <= cfg.loss.adversarial_crop <= crop:
+        raise ConfigError(
+            f"loss.adversarial_crop={cfg.loss.adversarial_crop} must lie between 32 and data.crop, {crop}"
+        )
 
 
 def _check_loss_weights(loss: LossConfig) -> None:
@@ -279,7 +275,7 @@ def _check_loss_weights(loss: LossConfig) -> None:
     if max(loss.teacher, loss.gt, loss.gt_end) <= 0:
         raise ConfigError("loss.teacher and loss.gt are both 0: nothing to learn from; set one above 0")
 
-    always = max(loss.teacher, loss.fft, loss.perceptual, loss.perceptual_gt)
+    always = max(loss.teacher, loss.fft, loss.gradient, loss.perceptual, loss.perceptual_gt)
     if always <= 0 and loss.gt_end >= 0 and min(loss.gt, loss.gt_end) == 0:
         raise ConfigError(
             f"loss.gt={loss.gt:g} to loss.gt_end={loss.gt_end:g} leaves a step nothing to learn from, as the "

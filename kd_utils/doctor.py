@@ -215,9 +215,9 @@ def _device() -> list[Finding]:
         memory = torch.cuda.get_device_properties(device).total_memory >> 20
         chip = f"{torch.cuda.get_device_name(device)}, {memory:,} MiB"
 
-    precision = devices.autocast(device)
-    trains_in = str(precision.dtype).removeprefix("torch.")
-    if precision.scaler:
+    runtime = devices.resolve_runtime(training=True)
+    trains_in = str(runtime.dtype).removeprefix("torch.")
+    if runtime.needs_scaler:
         trains_in += " with a gradient scaler"
 
     found = [Finding("device", f"{device} ({chip})"), Finding("trains in", trains_in)]

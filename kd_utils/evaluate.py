@@ -19,15 +19,18 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from kd_utils import prepare, train
+from kd_utils import provenance
 from kd_utils.common import devices, files, sources
 from kd_utils.common.errors import EvaluateError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config, make
+from kd_utils.data.crops import CropIndex, PhotoPair, load_photo_pairs, read_index
 from kd_utils.evaluation import costs, figures, metrics, page, report, viewer
-from kd_utils.models import student, teacher, tiling
+from kd_utils.models import student, tiling
+from kd_utils.models.teacher import Teacher, TeacherRef, find_teacher, load_teacher, teacher_target
 from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
-from kd_utils.training import initialization
+from kd_utils.training.initialization import resolve_auto_init
+from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
 DRIFT = 32  # side of the blocks whose mean colours are compared, in output pixels
 VGG_SIDE = 512  # the VGG19 distance is of the central square of at most this side: on a CPU it is slow
@@ -69,15 +72,16 @@ def evaluate(cfg: Config) -> Evaluated:
     Raises EvaluateError, StoreError or TeacherError where an earlier step is missing or was made for another
     configuration.
     """
-    index = prepare.read_index(cfg)
+    index = read_index(cfg)
     require_student(cfg)
-    pairs = prepare.load_test_pairs(cfg)
+    pairs = load_photo_pairs(cfg)
     if not pairs:
         raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
     notes: list[str] = []
-    students = _students(cfg, index["key"], notes)
+    ref = find_teacher(cfg.teacher)
+    students = _students(cfg, ref, index.key, notes)
     device = devices.resolve_device(cfg.device)
-    teach = teacher.load_teacher(cfg.teacher, device)
+    teach = load_teacher(ref, device)
     vgg = _vgg(cfg, device, notes)
     runs = {row: net.to(device) for row, net in students.items()}
 
@@ -101,14 +105,14 @@ def evaluate(cfg: Config) -> Evaluated:
 
     cost, timed = costs.measure(cfg, runs, teach, device)
     result = {
-        "teacher": {"name": teach.name, "sha256": teach.sha256, "stand_in": teach.stand_in},
-        "trained": {row: _trained(cfg, index, row, net, notes) for row, net in students.items()},
+        "teacher": {"name": ref.name, "sha256": ref.sha256, "stand_in": ref.is_stand_in},
+        "trained": {row: _trained(cfg, index, ref, row, net, notes) for row, net in students.items()},
         "protocol": {
             "scale": cfg.scale,
             "border": cfg.scale,
             "degradation": cfg.degrade.profile,
             "photos": [pair.name for pair in pairs],
-            "photos_trained_on": {s: len(p) for s, p in index["provenance"]["photos"].items() if s != "test"},
+            "photos_trained_on": {s: len(p) for s, p in index.provenance["photos"].items() if s != "test"},
             "vgg": f"{vgg.name}, central {VGG_SIDE}x{VGG_SIDE} at most" if vgg else None,
             "timing": timed,
         },
@@ -119,12 +123,12 @@ def evaluate(cfg: Config) -> Evaluated:
     return _write(cfg, result, shown, students["student"].meta.get("provenance") or {})
 
 
-def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.Student]:
+def _students(cfg: Config, ref: TeacherRef, crops: str, notes: list[str]) -> dict[str, student.Student]:
     """The rows "student" and, where it was trained, "student_no_teacher"; what the report must admit is noted."""
     found = {}
-    places = {"student": ("student_model.pth",), "student_no_teacher": ("train", "no_teacher", "student_model.pth")}
-    for row, place in places.items():
-        path = cfg.path(*place)
+    work = Workdir.of(cfg)
+    places = {"student": work.student(STUDENT), "student_no_teacher": work.student(BASELINE)}
+    for row, path in places.items():
         if not path.is_file():
             notes.append("The same student without a teacher was not trained (train.baseline=false): its row is empty.")
             continue
@@ -139,9 +143,9 @@ def _students(cfg: Config, crops: str, notes: list[str]) -> dict[str, student.St
                     f"The student began {how}, the one without a teacher from nothing: "
                     "the difference between the two holds that, too."
                 )
-            want = {"labels.crops": crops, "labels.teacher_sha256": teacher.identify_teacher(cfg.teacher)[1]}
+            want = {"labels.crops": crops, "labels.teacher_sha256": ref.sha256}
             have = {key: made.get(key) for key in want}
-            files.require_same(str(path), have, want, "Evaluate with the teacher and crops that it was trained on.")
+            provenance.require_same(path, have, want, "Evaluate with the teacher and crops that it was trained on.")
             if row == "student_no_teacher" and (differ := _unlike(made, found["student"])):
                 notes.append(
                     f"The student without a teacher that is here is not the same student ({differ}): its row is empty. "
@@ -162,7 +166,9 @@ def _unlike(made: dict[str, Any], with_teacher: student.Student) -> str:
     return "; ".join(f"{k} is {made[k]}, not {taught[k]}" for k in keys)
 
 
-def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student, notes: list[str]) -> dict[str, Any]:
+def _trained(
+    cfg: Config, index: CropIndex, ref: TeacherRef, row: str, net: student.Student, notes: list[str]
+) -> dict[str, Any]:
     """How a student was made; a note where the settings given now are others.
 
     What is as the preset has it was not given: notebook 04 does not ask again for what 03's form says.
@@ -170,7 +176,7 @@ def _trained(cfg: Config, index: dict[str, Any], row: str, net: student.Student,
     made = net.meta.get("provenance") or {}
     preset = make(cfg.preset)
     plain = replace(cfg, student=preset.student, loss=preset.loss, train=preset.train)
-    now, usual = (train.provenance(initialization.resolve_auto_init(c, index), {}) for c in (cfg, plain))
+    now, usual = (provenance.training_provenance(resolve_auto_init(c, index, ref), {}) for c in (cfg, plain))
     other = sorted(k for k in made.keys() & now.keys() if made[k] != now[k] != usual.get(k))
     other = [f"{k} was {made[k]}, now {now[k]}" for k in other]
     if row == "student" and other:
@@ -190,17 +196,15 @@ def _vgg(cfg: Config, device: torch.device, notes: list[str]) -> VGGFeatures | N
         return None
 
 
-def _teacher_outputs(
-    cfg: Config, teach: teacher.Teacher, pairs: list[prepare.TestPair], device: torch.device
-) -> list[np.ndarray]:
+def _teacher_outputs(cfg: Config, teach: Teacher, pairs: list[PhotoPair], device: torch.device) -> list[np.ndarray]:
     """The teacher's picture of each test photo at the student's scale, memory-mapped; those on disk are kept."""
-    tiled = replace(teach, net=lambda x: tiling.run(teach.net, x))
+    tiled = lambda x: tiling.run(teach.net, x)  # noqa: E731
     out = []
-    for n, pair in enumerate(tqdm(pairs, desc=f"test photos by {teach.name}", unit="photo")):
+    for n, pair in enumerate(tqdm(pairs, desc=f"test photos by {teach.ref.name}", unit="photo")):
         path = cfg.path("eval", f"teacher-{n:05d}.safetensors")
-        want = teacher.provenance(cfg, teach.name, teach.sha256, files.sha256(pair.lr.tobytes()))
+        want = provenance.labels_provenance(cfg, teach.ref, files.sha256(pair.lr.tobytes()))
         if not files.is_made(path, **want):
-            y = teacher.teacher_target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
+            y = teacher_target(tiled, to_tensor(pair.lr[None], device), cfg.scale, cfg.label.input_scale)
             files.save_arrays(path, {"label": to_uint8(y)[0]}, want)
         out.append(files.load_arrays(path)[0]["label"])
     return out

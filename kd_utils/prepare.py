@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,168 +18,148 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from kd_utils import provenance
 from kd_utils.common import devices, files
-from kd_utils.common.errors import DataError
-from kd_utils.config import Config, to_dict
+from kd_utils.common.errors import DataError, ImageError
+from kd_utils.config import Config, DataConfig
+from kd_utils.data.crops import CropIndex, PhotoPair, Shard
 from kd_utils.data.degradations import degrade
-from kd_utils.data.photos import PhotoFile, find_photos, split_photos
-from kd_utils.evaluation.metrics import luma
-from kd_utils.imaging import reading
+from kd_utils.data.photos import PhotoFile, split_photos
+from kd_utils.imaging.colors import luma
+from kd_utils.workdir import Workdir
 
 CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
-DRAWS = 4  # positions tried per crop wanted, before a photo is taken as too flat or dark for more
+DRAWS = 4  # positions tried for each crop wanted, before a photo is taken as too flat or dark for more
 SHARD = 256  # crops in a shard, about
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class Prepared:
+    """What step 1 returns."""
+
     folder: Path
-    photos: dict[str, int]  # per split
-    crops: dict[str, int]  # per split; test counts photos
-    left_out: int  # positions drawn and refused as flat or nearly black
+    photos: dict[str, int]  # in each split
+    crops: dict[str, int]  # in each split; for the test it counts photos
+    left_out: int  # positions that were drawn and refused as flat or dark
     made: int  # shards made by this call; the rest was there
 
 
 @dataclass
-class TestPair:
-    name: str
-    hr: np.ndarray  # uint8 (H, W, 3) RGB
-    lr: np.ndarray  # uint8 (H/scale, W/scale, 3)
+class Job:
+    """A file of the crops folder that is to be there: crops of some photos, or one test photo."""
 
-
-def choose_crops(
-    photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, d: Any
-) -> tuple[list[tuple[int, int]], int]:
-    """Up to `want` corners (y, x) of crops that are neither flat nor too dark, and how many were refused.
-
-    Refused: standard deviation of Y below `d.min_std` or mean of Y below `d.min_mean`. Y is BT.601's, 16 to 235.
-    """
-    h, w = photo.shape[:2]
-    kept, refused = [], 0
-    for _ in range(DRAWS * want):
-        y, x = int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
-        gray = luma(photo[y : y + crop, x : x + crop])
-        if gray.std() < d.min_std or gray.mean() < d.min_mean:
-            refused += 1
-        else:
-            kept.append((y, x))
-            if len(kept) == want:
-                break
-    return kept, refused
-
-
-def crop_pairs(photo: PhotoFile, cfg: Config, want: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """HR (n, crop, crop, 3) and LR (n, crop/scale, crop/scale, 3) of one photo, and how many positions were refused."""
-    side, s = cfg.data.crop, cfg.scale
-    none = [np.empty((0, n, n, 3), np.uint8) for n in (side, side // s)]
-    try:
-        pixels = photo.pixels()
-    except reading.ImageError as e:
-        print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
-        return *none, 0
-    if min(pixels.shape[:2]) < side:
-        print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")
-        return *none, 0
-    rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
-    corners, refused = choose_crops(pixels, side, want, rng, cfg.data)
-    seeds = [int(v) for v in rng.integers(2**62, size=want)][: len(corners)]
-    padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
-    c, cl = slice(CONTEXT, CONTEXT + side), slice(CONTEXT // s, (CONTEXT + side) // s)
-    hr, lr = (np.empty((len(corners), *a.shape[1:]), np.uint8) for a in none)
-    for i, ((y, x), seed) in enumerate(zip(corners, seeds, strict=True)):
-        wide = padded[y : y + side + 2 * CONTEXT, x : x + side + 2 * CONTEXT]
-        hr[i], lr[i] = wide[c, c], degrade(wide[None], [seed], s, cfg.degrade.profile)[0, cl, cl]
-    return hr, lr, refused
-
-
-def make_test_pair(photo: PhotoFile, cfg: Config) -> TestPair:
-    """A whole test photo (or its centre, `data.test_side`), its sides cut to multiples of 8, and its degraded LR."""
-    hr = photo.pixels()
-    sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in hr.shape[:2]]
-    if min(sides) < 64:
-        raise DataError(
-            f"test photo {photo.name} is only {hr.shape[1]}x{hr.shape[0]}: it takes 64 pixels a side; take it out of "
-            f"{photo.file.parent}, or name other photos as data.test_photos"
-        )
-    y, x = ((n - m) // 2 for n, m in zip(hr.shape[:2], sides, strict=False))
-    hr = np.ascontiguousarray(hr[y : y + sides[0], x : x + sides[1]])
-    seed = int(files.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
-    return TestPair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])
-
-
-def provenance(cfg: Config, parts: dict[str, list[PhotoFile]]) -> dict[str, Any]:
-    """What the crops depend on; where the photos lay does not matter, what they hold does."""
-    fields = to_dict(cfg, "seed", "scale", "data.", "degrade.")
-    for path in ("data.photos", "data.test_photos"):
-        fields.pop(path)
-    return fields | {"photos": {part: {p.name: p.sha256 for p in photos} for part, photos in sorted(parts.items())}}
-
-
-def versions() -> dict[str, str]:
-    """Recorded beside what we make; not compared, as Colab's versions move while a training is under way."""
-    return {n: metadata.version(n) for n in ("torch", "torchvision", "numpy", "opencv-python", "pillow")}
+    file: str
+    split: str
+    photos: list[PhotoFile]
 
 
 def prepare(cfg: Config) -> Prepared:
-    """Step 1: shards of crops in ``workdir/crops``, and one file for each test photo; resumes after a kill.
+    """Step 1: shards of crops in ``crops/``, and one file for each test photo; it resumes after a kill.
 
-    Ranks take every world-th shard; whoever finds all of them made writes ``index.json``, which ends the step.
-    Raises DataError, images.ImageError, sources.SourceError, or StoreError when the folder holds other crops.
+    Under torchrun each process makes every world-th shard, and whoever finds all of them made writes ``index.json``.
+    Raises DataError, ImageError, SourceError, or StoreError when the folder holds crops of other settings.
     """
-    out = cfg.path("crops")
-    parts = split_photos(cfg)
-    want = provenance(cfg, parts)
+    work = Workdir.of(cfg)
+    splits = split_photos(cfg)
+
+    # the provenance of these crops, and the refusal of others that lie here already
+    photos = {split: {p.name: p.sha256 for p in members} for split, members in sorted(splits.items())}
+    want = provenance.crops_provenance(cfg, photos)
     key = files.digest(want)
-    if (out / "index.json").is_file():
-        have = files.read_json(out / "index.json")["provenance"]
-        files.require_same(str(out), have, want, f"Choose another --workdir, or delete {out} to make them again.")
-    rank, world, _ = devices.ranks()
-    # (file, split, maker); tests first: one that cannot be used ends the step, and had better do so early
-    jobs: list[tuple[str, str, Callable]] = [
-        (f"test-{n:05d}.safetensors", "test", partial(_make_test, photo, cfg)) for n, photo in enumerate(parts["test"])
-    ]
-    for part, each in (("train", cfg.data.crops_per_photo), ("valid", cfg.data.valid_crops_per_photo)):
-        step = max(1, math.ceil(SHARD / each))
-        for n, i in enumerate(range(0, len(parts[part]), step)):
-            jobs.append(
-                (f"{part}-{n:05d}.safetensors", part, partial(_make_shard, parts[part][i : i + step], cfg, each))
-            )
-    done = {
-        j[0]
-        for j in tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
-        if files.is_made(out / j[0], key=key)
-    }
-    todo = [j for j in jobs[rank::world] if j[0] not in done]
+    if work.crop_index.is_file():
+        provenance.require_same(work.crops, CropIndex.read(work.crop_index).provenance, want)
+
+    # what is to be made, and what of it is there
+    jobs = list_jobs(cfg, splits)
+    rank, world = devices.process_rank(), devices.process_count()
+    bar = tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
+    done = {job.file for job in bar if files.is_made(work.crops / job.file, key=key)}
+    todo = [job for job in jobs[rank::world] if job.file not in done]
+
+    _make_shards(cfg, work, key, todo)
+    done |= {job.file for job in todo}
+
+    # other processes may have made theirs meanwhile; the last one to end finds all of them
+    made = Prepared(work.crops, {split: len(members) for split, members in splits.items()}, {}, 0, len(todo))
+    left = [job for job in jobs if job.file not in done]
+    if all(files.is_made(work.crops / job.file, key=key) for job in left):
+        index = _write_index(cfg, work, key, want, jobs)
+        made.crops = {"train": index.count("train"), "valid": index.count("valid"), "test": len(index.test)}
+        made.left_out = sum(shard.refused for shard in index.shards)
+    return made
+
+
+# ---- the files of the crops folder
+
+
+def list_jobs(cfg: Config, splits: dict[str, list[PhotoFile]]) -> list[Job]:
+    """All files that are to be made.
+
+    The test photos come first: one that cannot be used ends the step, and should do so early.
+    """
+    jobs = [Job(f"test-{n:05d}.safetensors", "test", [photo]) for n, photo in enumerate(splits["test"])]
+    for split in ("train", "valid"):
+        photos = splits[split]
+        together = max(1, math.ceil(SHARD / crops_per_photo(cfg, split)))
+        for n, start in enumerate(range(0, len(photos), together)):
+            jobs.append(Job(f"{split}-{n:05d}.safetensors", split, photos[start : start + together]))
+    return jobs
+
+
+def crops_per_photo(cfg: Config, split: str) -> int:
+    return cfg.data.valid_crops_per_photo if split == "valid" else cfg.data.crops_per_photo
+
+
+def _make_shards(cfg: Config, work: Workdir, key: str, jobs: list[Job]) -> None:
+    """Make the files of `jobs`, several at a time; each is written as soon as it is made."""
     workers = cfg.workers or min(4, os.cpu_count() or 1)
-    bar = tqdm(total=len(todo), desc="crops", unit="shard", disable=rank > 0 or not todo)
+    bar = tqdm(total=len(jobs), desc="crops", unit="shard", disable=devices.process_rank() > 0 or not jobs)
     with bar, _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
-        for arrays, meta, job in pool.map(lambda j: (*j[2](), j), todo):
-            files.save_arrays(out / job[0], arrays, {"key": key} | meta)
-            done.add(job[0])
+        made = pool.map(lambda job: _make_shard(cfg, job), jobs)
+        for job, (arrays, meta) in zip(jobs, made):
+            files.save_arrays(work.crops / job.file, arrays, {"key": key} | meta)
             bar.update()
-    photos, left = {part: len(v) for part, v in parts.items()}, [j for j in jobs if j[0] not in done]
-    if not all(files.is_made(out / j[0], key=key) for j in left):  # other ranks may have made theirs meanwhile
-        return Prepared(out, photos, {}, 0, len(todo))
-    shards = []
-    for file, part, _ in jobs:
-        arrays, meta = files.load_arrays(out / file)
-        shards.append({"file": file, "split": part, "sha256": files.sha256(arrays["lr"].tobytes()), **meta})
-    crops = {part: sum(e["count"] for e in shards if e["split"] == part) for part in parts}
-    for part, what in (("train", "training"), ("valid", "validation")):
-        if not crops[part]:
-            named = ", ".join([p.name for p in parts[part]][:4])
+
+
+def _make_shard(cfg: Config, job: Job) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays of a file and what its header says of them."""
+    if job.split == "test":
+        pair = degrade_photo(job.photos[0], cfg)
+        return {"hr": pair.hr, "lr": pair.lr}, {"count": 1, "name": pair.name}
+
+    cut = [cut_crops(photo, cfg, crops_per_photo(cfg, job.split)) for photo in job.photos]
+    arrays = {"hr": np.concatenate([c.hr for c in cut]), "lr": np.concatenate([c.lr for c in cut])}
+    refused = sum(c.refused for c in cut)
+    return arrays, {"count": len(arrays["hr"]), "refused": refused, "photos": [p.name for p in job.photos]}
+
+
+def _write_index(cfg: Config, work: Workdir, key: str, want: provenance.Provenance, jobs: list[Job]) -> CropIndex:
+    """Write the index of finished crops and delete what an earlier run of other settings left."""
+    shards, test = [], []
+    for job in jobs:
+        arrays, meta = files.load_arrays(work.crops / job.file)
+        sha256 = files.sha256(arrays["lr"].tobytes())
+        names = tuple(p.name for p in job.photos)
+        shard = Shard(job.file, job.split, sha256, key, meta["count"], names, meta.get("refused", 0))
+        if job.split == "test":
+            test.append(shard)
+        elif shard.count:  # where all photos are too small there is nothing to label
+            shards.append(shard)
+
+    index = CropIndex(key, want, provenance.versions(), shards, test)
+    for split, what in (("train", "training"), ("valid", "validation")):
+        if not index.count(split):
+            photos = [photo.name for job in jobs if job.split == split for photo in job.photos]
             raise DataError(
-                f"no {what} crops: each of its {photos[part]} photos ({named}) cannot be read, is smaller than "
-                f"data.crop={cfg.data.crop}, or flat or dark; give other photos, a smaller data.crop, or another "
-                "seed or data.valid_count, which draw others for validation"
+                f"no {what} crops: each of its {len(photos)} photos ({', '.join(photos[:4])}) cannot be read, is "
+                f"smaller than data.crop={cfg.data.crop}, or flat or dark; give other photos, a smaller data.crop, or "
+                "another seed or data.valid_count, which draw others for validation"
             )
-    index = {"key": key, "provenance": want, "versions": versions()}
-    # one whose photos are all too small or flat holds none: nothing to label
-    index["shards"] = [e for e in shards if e["split"] != "test" and e["count"]]
-    index["test"] = [e for e in shards if e["split"] == "test"]
-    files.write_json(out / "index.json", index)
-    files.delete_stale_shards(out, {j[0] for j in jobs})
-    return Prepared(out, photos, crops, sum(e.get("refused", 0) for e in shards), len(todo))
+    index.write(work.crop_index)
+    files.delete_stale_shards(work.crops, {job.file for job in jobs})
+    return index
 
 
 @contextmanager
@@ -195,48 +173,80 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _make_shard(photos: list[PhotoFile], cfg: Config, each: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    made = [crop_pairs(p, cfg, each) for p in photos]
-    arrays = {"hr": np.concatenate([m[0] for m in made]), "lr": np.concatenate([m[1] for m in made])}
-    return arrays, {"count": len(arrays["hr"]), "refused": sum(m[2] for m in made), "photos": [p.name for p in photos]}
+# ---- crops of a photo
 
 
-def _make_test(photo: PhotoFile, cfg: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    pair = make_test_pair(photo, cfg)
-    return {"hr": pair.hr, "lr": pair.lr}, {"count": 1, "name": photo.name}
+@dataclass
+class CutCrops:
+    """The crops of one photo."""
+
+    hr: np.ndarray  # uint8 (n, crop, crop, 3)
+    lr: np.ndarray  # uint8 (n, crop/scale, crop/scale, 3)
+    refused: int  # positions that were drawn and left out
 
 
-def read_index(cfg: Config) -> dict[str, Any]:
-    """`crops/index.json`, refused where `cfg` asks for other crops. Raises StoreError, or DataError for no photos."""
-    path = cfg.path("crops", "index.json")
-    if not path.is_file():
-        raise files.StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
-    index = files.read_json(path)
-    want = provenance(cfg, {})
-    have = {k: v for k, v in index["provenance"].items() if k != "photos"}
-    want.pop("photos")
-    remedy = f"Choose another --workdir, or delete {path.parent} to make them again."
-    files.require_same(str(path.parent), have, want, remedy)
-    used = index["provenance"]["photos"]
-    given = {"data.test_photos": (cfg.data.test_photos, ("test",))}
-    if cfg.data.photos not in ("samples", "DIV2K"):  # what the preset says need not be said again in every step
-        own = () if cfg.data.test_photos else ("test",)
-        given["data.photos"] = (cfg.data.photos, ("train", "valid", *own))
-    for key, (where, parts) in given.items():
-        there = {p.name for p in find_photos(where, key)} if where else set()  # by name only: hashing takes long
-        if where and (gone := {name for part in parts for name in used[part]} - there):
-            raise files.StoreError(
-                f"{path.parent} was made of other photos than {key}={where} holds now: {min(gone)} is not among them. "
-                f"{remedy}"
-            )
-    return index
+def cut_crops(photo: PhotoFile, cfg: Config, want: int) -> CutCrops:
+    """Up to `want` crops of one photo; none, with a word, of a photo that is damaged or too small."""
+    side, scale = cfg.data.crop, cfg.scale
+    none = CutCrops(np.empty((0, side, side, 3), np.uint8), np.empty((0, side // scale, side // scale, 3), np.uint8), 0)
+    try:
+        pixels = photo.pixels()
+    except ImageError as e:
+        print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
+        return none
+    if min(pixels.shape[:2]) < side:
+        print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")
+        return none
+
+    # one stream of random numbers for each photo: its corners first, then a seed for each crop
+    rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
+    corners, refused = choose_corners(pixels, side, want, rng, cfg.data)
+    seeds = [int(v) for v in rng.integers(2**62, size=want)]
+
+    hr = np.empty((len(corners), *none.hr.shape[1:]), np.uint8)
+    lr = np.empty((len(corners), *none.lr.shape[1:]), np.uint8)
+    padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
+    inner = slice(CONTEXT, CONTEXT + side)
+    inner_lr = slice(CONTEXT // scale, (CONTEXT + side) // scale)
+    for i, (y, x) in enumerate(corners):
+        wide = padded[y : y + side + 2 * CONTEXT, x : x + side + 2 * CONTEXT]
+        hr[i] = wide[inner, inner]
+        lr[i] = degrade(wide[None], [seeds[i]], scale, cfg.degrade.profile)[0, inner_lr, inner_lr]
+    return CutCrops(hr, lr, refused)
 
 
-def load_test_pairs(cfg: Config) -> list[TestPair]:
-    """The test photos with their degraded LR, memory-mapped; the first `eval.limit` (0: all)."""
-    index = read_index(cfg)
-    pairs = []
-    for entry in index["test"][: cfg.eval.limit or None]:
-        arrays, meta = files.load_arrays(cfg.path("crops", entry["file"]))
-        pairs.append(TestPair(meta["name"], arrays["hr"], arrays["lr"]))
-    return pairs
+def choose_corners(
+    photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, limits: DataConfig
+) -> tuple[list[tuple[int, int]], int]:
+    """Up to `want` corners (y, x) of crops that are neither flat nor too dark, and how many were refused.
+
+    Refused: standard deviation of Y below `min_std` or mean of Y below `min_mean`. Y is BT.601's, 16 to 235.
+    """
+    h, w = photo.shape[:2]
+    corners: list[tuple[int, int]] = []
+    refused = 0
+    for _ in range(DRAWS * want):
+        y, x = int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
+        gray = luma(photo[y : y + crop, x : x + crop])
+        if gray.std() < limits.min_std or gray.mean() < limits.min_mean:
+            refused += 1
+            continue
+        corners.append((y, x))
+        if len(corners) == want:
+            break
+    return corners, refused
+
+
+def degrade_photo(photo: PhotoFile, cfg: Config) -> PhotoPair:
+    """A whole test photo (or its centre, `data.test_side`), its sides cut to multiples of 8, and its degraded LR."""
+    whole = photo.pixels()
+    sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in whole.shape[:2]]
+    if min(sides) < 64:
+        raise DataError(
+            f"test photo {photo.name} is only {whole.shape[1]}x{whole.shape[0]}: it takes 64 pixels a side; take it "
+            f"out of {photo.file.parent}, or name other photos as data.test_photos"
+        )
+    top, left = ((n - side) // 2 for n, side in zip(whole.shape[:2], sides))
+    hr = np.ascontiguousarray(whole[top : top + sides[0], left : left + sides[1]])
+    seed = int(files.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
+    return PhotoPair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])

@@ -1,288 +1,310 @@
-"""Step 3: distil the student from the teacher's labels, and train the same student without a teacher beside it.
+"""Step 3: distil the student from the teacher's labels, and train the baseline, the same student without a teacher.
 
-What step n trains on is a function of (seed, n) alone: a run that was killed goes on exactly where it was, and ranks
-(torchrun) that share a batch learn what one process learns. The order of beginnings is: the newest whole checkpoint
-(here or on Drive), else `train.init` (a student file, or the teacher itself cut down), else fresh random weights.
+What step n trains on is a function of (seed, n) alone. A run that was killed goes on exactly where it was, and
+processes (torchrun) that share a batch learn what one process learns. A training begins with the newest whole
+checkpoint (here or on Drive), else with `train.init` (a student's file, or the teacher itself cut down), else with
+random weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kd_utils import prepare
+from kd_utils import provenance
 from kd_utils.common import devices, files
+from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import TrainError
-from kd_utils.config import INITS, VGGS, Config, to_dict, with_defaults
-from kd_utils.data.crops import Crops, sample_batch
-from kd_utils.models import student, teacher
-from kd_utils.models.vgg import load_vgg
-from kd_utils.training import checkpoints, initialization, objective, optimizers
+from kd_utils.config import Config, TrainConfig
+from kd_utils.data.crops import Batch, CropIndex, Crops, read_index
+from kd_utils.label import require_labels
+from kd_utils.models import student
+from kd_utils.models.teacher import TeacherRef, find_teacher
+from kd_utils.models.vgg import VGGFeatures, load_vgg
+from kd_utils.provenance import Provenance
+from kd_utils.training import checkpoints, distributed
+from kd_utils.training.adversarial import Critic
+from kd_utils.training.batches import batches, to_device
+from kd_utils.training.initialization import initial_student, resolve_auto_init, training_seed
+from kd_utils.training.losses import baseline_config, distillation_loss
+from kd_utils.training.state import LossMeter, TrainState, update_ema
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
+from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
-NO_TEACHER = "no_teacher"
+Watch = Callable[[ValidationEvent], None]
 
 
 @dataclass
 class Trained:
+    """What step 3 returns."""
+
     student: Path
-    no_teacher: Path | None
+    baseline: Path | None
     history: Path  # of the student
     curve: Path
 
 
-def learning_rate(t: Any, step: int) -> float:
-    """Learning rate: linear warm-up, then half a cosine from `lr` to `lr_end`."""
-    if step < t.warmup:
-        return t.lr * (step + 1) / t.warmup
-    done = (step - t.warmup) / max(1, t.steps - t.warmup)
-    return t.lr_end + (t.lr - t.lr_end) * (1 + math.cos(math.pi * min(1, done))) / 2
-
-
-def train(cfg: Config, watch: Callable[[ValidationEvent], None] | None = None) -> Trained:
+def train(cfg: Config, watch: Watch | None = None) -> Trained:
     """Step 3. Writes ``student_model.pth`` and, with `train.baseline`, ``train/no_teacher/student_model.pth``.
 
-    `watch` is called at each validation (the notebook's live curve). Under torchrun each rank takes its part of every
-    batch, and all learn what one process would; with a perceptual loss only where its sub-crops (`loss.fraction` of the
-    batch) can be shared evenly, else each rank takes one at least, more in all than one process takes. Raises
-    StoreError for crops or labels of another configuration, TrainError when the loss is not finite.
+    `watch` is called at each validation (the notebook's live curve). Under torchrun each process takes its part of
+    every batch, and all learn what one process would; with a perceptual loss only where its sub-crops (`loss.fraction`
+    of the batch) can be shared evenly, as each process takes one at least. Raises StoreError for crops or labels of
+    other settings, TrainError when the loss is not finite.
     """
-    index = prepare.read_index(cfg)
-    cfg = initialization.resolve_auto_init(cfg, index)
-    labels = _check_labels(cfg, index)
-    place = devices.ranks()
-    if cfg.train.batch % place.world:
+    # everything that the settings name is found once, and handed down
+    work = Workdir.of(cfg)
+    index = read_index(cfg)
+    ref = find_teacher(cfg.teacher)
+    cfg = resolve_auto_init(cfg, index, ref)
+    labels = require_labels(cfg, work, index, ref)
+    runtime = devices.resolve_runtime(cfg.device, cfg.train.dtype, training=True)
+    if cfg.train.batch % runtime.world:
         raise TrainError(
-            f"train.batch={cfg.train.batch} cannot be shared by {place.world} processes: choose a multiple"
+            f"train.batch={cfg.train.batch} cannot be shared by {runtime.world} processes: choose a multiple"
         )
-    # once for both trainings: a second joining can meet the addresses that the first left behind
-    group = _join(place, devices.resolve_device(cfg.device))
-    main = train_student(cfg, "student", index, labels, cfg.path("student_model.pth"), watch, group)
-    other = None
+
+    # one group of processes for both trainings: a second one can meet the addresses that the first left behind
+    distributed.join_processes(runtime)
+    run = Run(cfg, STUDENT, work, index, ref, labels, runtime, watch)
+    trained = Trained(train_student(run), None, run.folder / "history.json", run.folder / "curve.png")
     if cfg.train.baseline:
-        other = cfg.path("train", NO_TEACHER, "student_model.pth")
-        train_student(objective.baseline_config(cfg), NO_TEACHER, index, labels, other, watch, group)
-    if group:
-        torch.distributed.destroy_process_group()
-    return Trained(main, other, cfg.path("train", "student", "history.json"), cfg.path("train", "student", "curve.png"))
+        trained.baseline = train_student(replace(run, cfg=baseline_config(cfg), name=BASELINE))
+    distributed.leave_processes(runtime)
+    return trained
 
 
-def _check_labels(cfg: Config, index: dict[str, Any]) -> dict[str, Any]:
-    folder = cfg.path("labels")
-    if not (folder / "index.json").is_file():
-        raise files.StoreError(f"{folder}/index.json is missing: run step 2 first (python -m kd_utils label)")
-    have = files.read_json(folder / "index.json")
-    want = teacher.provenance(cfg, *teacher.identify_teacher(cfg.teacher), index["key"])
-    files.require_same(str(folder), have, want, f"Choose another --workdir, or delete {folder} and run step 2 again.")
-    missing = [e["file"] for e in index["shards"] if not (folder / e["file"]).is_file()]
-    if missing:
-        raise files.StoreError(f"{folder} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
-    for e in index["shards"]:  # a stopped step 2 of another teacher leaves shards of its own under the old index
-        made = want | {"crops_sha256": e["sha256"]}
-        files.require_same(str(folder / e["file"]), files.read_meta(folder / e["file"]), made, "Run step 2 again.")
-    return have
+# ---- one training
 
 
-def provenance(cfg: Config, labels: dict[str, Any]) -> dict[str, Any]:
-    """What a training run depends on. How often it is watched and saved does not matter, nor who sums what first."""
-    fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
-    if not cfg.loss.uses_vgg:
-        fields.pop("loss.vgg")
-    for key, words in (("train.init", INITS), ("loss.vgg", VGGS)):
-        if (given := fields.get(key)) and given not in words:  # where the file lies does not matter, what it holds does
-            fields |= {key: Path(given).name, f"{key}_sha256": files.sha256(Path(given).expanduser())}
-    for name in ("compile", "valid_every", "save_every", "keep", "baseline"):
-        fields.pop(f"train.{name}")
-    return fields | {f"labels.{k}": v for k, v in labels.items()}
+@dataclass
+class Run:
+    """One training: the student's or the baseline's. Nothing of it changes while it trains."""
+
+    cfg: Config
+    name: str
+    work: Workdir
+    index: CropIndex
+    teacher: TeacherRef
+    labels: Provenance
+    runtime: Runtime
+    watch: Watch | None
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        return provenance.training_provenance(self.cfg, self.labels)
+
+    @property
+    def folder(self) -> Path:
+        return self.work.training(self.name)
+
+    @property
+    def out(self) -> Path:
+        return self.work.student(self.name)
+
+    @property
+    def drive(self) -> Path | None:
+        return self.work.on_drive(self.folder)
+
+    def require_same(self, have: Provenance) -> None:
+        """Refuse a student or a checkpoint that was made with other settings."""
+        paths = [self.folder, self.out, self.drive, self.work.on_drive(self.out)]
+        want = self.provenance
+        provenance.require_same([p for p in paths if p], provenance.with_defaults(have, want), want)
 
 
-def train_student(
-    cfg: Config, name: str, index: dict, labels: dict, out: Path, watch: Callable | None, group: bool
-) -> Path:
-    t, folder = cfg.train, cfg.path("train", name)
-    drive = _on_drive(cfg, folder) if cfg.drive else None
-    want = provenance(cfg, labels)
-    here, there = [folder, out], [drive, _on_drive(cfg, out)] if cfg.drive else []
-    remedy = f"Choose another workdir, or delete {', '.join(map(str, here + there))} to train anew."
-    place = devices.ranks()
-    saved = None if out.is_file() else checkpoints.latest(folder, drive)
-    if group:
-        require_same_resume_step("the end" if out.is_file() else saved[0] if saved else 0, folder)
-    if out.is_file():
-        made = student.load(out).meta.get("provenance") or {}
-        files.require_same(str(out), made and with_defaults(made, want), want, remedy)
-        _keep(cfg, out, folder)  # Drive may have been full, or not asked for, when the training ended
-        return out
-    device = devices.resolve_device(cfg.device)
-    amp = devices.autocast(device, t.dtype)
-    if place.rank == 0 and (warning := devices.bf16_warning(device, "train.dtype", t.dtype)):
+def train_student(run: Run) -> Path:
+    """Train the student of a run to its end, from where it was; returns its file."""
+    finished = run.out.is_file()
+    saved = None if finished else checkpoints.latest(run.folder, run.drive)
+    first = "the end" if finished else saved[0] if saved else 0
+    distributed.require_same_resume_step(run.runtime, run.folder, first)
+
+    if finished:
+        run.require_same(student.load(run.out).meta.get("provenance") or {})
+    else:
+        if saved:
+            run.require_same(saved[1]["provenance"])
+        fit(run, saved)
+    _back_up(run)  # Drive may have been full, or not asked for, when the training ended
+    return run.out
+
+
+def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
+    """Train from a checkpoint, or from the beginning, and write the student."""
+    cfg, runtime, settings = run.cfg, run.runtime, run.cfg.train
+    crops, valid = Crops(run.work, run.index, "train"), Crops(run.work, run.index, "valid")
+    if runtime.is_main and (warning := devices.bf16_warning(runtime.device, "train.dtype", settings.dtype)):
         print(warning)
-    double = amp.dtype == torch.float64
-    crops, valid = (Crops(cfg, index, part) for part in ("train", "valid"))
-    # what goes on needs no beginning
-    net = (
-        student.build(cfg.student.size, cfg.scale, cfg.student.expand)
-        if saved
-        else initialization.initial_student(cfg, crops, device)
-    )
-    net = net.to(device)
-    net = net.double() if double else net
-    if device.type == "cuda" or amp.dtype == torch.bfloat16:
-        net = net.to(memory_format=torch.channels_last)
-    ema = deepcopy(net).requires_grad_(False).eval()
-    opt = optimizers.make_optimizer(t.optimizer, net.parameters(), t.lr, t.betas, fused=device.type == "cuda")
-    scaler = torch.amp.GradScaler(device.type, enabled=amp.scaler)
-    history: dict[str, Any] = {"step": [], "loss": [], "lr": [], "valid": []}
-    first = 0
-    if saved:
-        first, state = saved
-        files.require_same(str(folder), with_defaults(state["provenance"], want), want, remedy)
-        net.load_state_dict(state["net"])
-        ema.load_state_dict(state["ema"])
-        optimizers.load_optimizer_state(opt, state["opt"])
-        if state["scaler"]:  # empty from a device that needs none
-            scaler.load_state_dict(state["scaler"])
-        history = state["history"]
-        if place.rank == 0:
-            print(f"{name}: goes on from step {first}")
-    vgg = load_vgg(cfg.loss.vgg, device=device) if cfg.loss.uses_vgg else None
-    if vgg is not None and double:
-        vgg.double()
-    if t.compile:
-        net.compile()  # in place: its state, and all that is made of it, stays a plain student's
-    model = (
-        torch.nn.parallel.DistributedDataParallel(net, [device] if device.type == "cuda" else None) if group else net
-    )
-    mine = slice(place.rank * t.batch // place.world, (place.rank + 1) * t.batch // place.world)
 
-    def load(step: int) -> tuple[list[Tensor], np.ndarray]:
-        ids, symmetries, positions = (
-            a[mine] for a in sample_batch(initialization.training_seed(cfg), step, t.batch, len(crops))
-        )
-        arrays = crops.batch(ids, symmetries)
-        return ([a.pin_memory() for a in arrays] if device.type == "cuda" else arrays), positions
+    state = _start(run, crops, saved)
+    vgg = _load_vgg(cfg, runtime)
+    model = distributed.share_gradients(state.net, runtime)
+    log_every = max(1, min(50, settings.steps // 100))
+    meter = LossMeter(runtime)
 
-    def save(step: int) -> None:
-        if place.rank == 0:
-            state = {"provenance": want, "net": net.state_dict(), "ema": ema.state_dict(), "opt": opt.state_dict()}
-            checkpoints.save(folder, step, state | {"scaler": scaler.state_dict(), "history": history}, t.keep, drive)
-
-    every = max(1, min(50, t.steps // 100))
-    total = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    step = first
     bar = tqdm(
-        total=t.steps, initial=first, desc=f"train {name} ({cfg.student.size})", unit="step", disable=place.rank > 0
+        total=settings.steps,
+        initial=state.step,
+        desc=f"train {run.name} ({cfg.student.size})",
+        unit="step",
+        disable=not runtime.is_main,
     )
-    with bar, ThreadPoolExecutor(2) as pool:
-        ahead = {s: pool.submit(load, s) for s in range(first, min(first + 3, t.steps))}
-        try:
-            for step in range(first, t.steps):
-                arrays, positions = ahead.pop(step).result()
-                if step + 3 < t.steps:
-                    ahead[step + 3] = pool.submit(load, step + 3)
-                for g in opt.param_groups:
-                    g["lr"] = learning_rate(t, step)
-                lr, label, hr = (
-                    a.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float64 if double else torch.float32)
-                    / 255
-                    for a in arrays
-                )
-                with torch.autocast(device.type, amp.dtype, enabled=amp.dtype in (torch.float16, torch.bfloat16)):
-                    loss = objective.distillation_loss(cfg, model(lr), label, hr, vgg, positions, step)
-                opt.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                if t.clip:
-                    scaler.unscale_(opt)
-                    torch.nn.utils.clip_grad_norm_(net.parameters(), t.clip)
-                scaler.step(opt)
-                scaler.update()
-                _follow(ema, net, min(t.ema, (1 + step) / (10 + step)))
-                total += loss.detach()
-                bar.update()
-                done = step + 1
-                if done % every == 0 or done == t.steps:
-                    if group:
-                        torch.distributed.all_reduce(total)
-                    mean = total.item() / ((done - 1) % every + 1) / place.world
-                    if not math.isfinite(mean):
-                        raise TrainError(
-                            f"{name}: the loss is not finite at step {done}; the last good checkpoint is kept in "
-                            f"{folder}. Lower train.lr (now {t.lr:g}) or set train.dtype=fp32, and begin in another "
-                            "--workdir."
-                        )
-                    total.zero_()
-                    bar.set_postfix(loss=f"{mean:.4f}")
-                    for key, value in (("step", done), ("loss", mean), ("lr", learning_rate(t, step))):
-                        history[key].append(value)
-                if place.rank == 0 and (done % t.valid_every == 0 or done == t.steps):
-                    validate(cfg, name, ema, valid, done, history, watch)
-                # only where the loss was just looked at: what is saved is known to be good
-                if (done % every == 0 and done // t.save_every > (done - every) // t.save_every) or done == t.steps:
-                    save(done)
-        except KeyboardInterrupt:
-            print(f"\n{name}: stopped at step {step}; call again to go on from the last checkpoint")
-            raise
-        except Exception as e:
-            if type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                why = next(iter(str(e).strip().splitlines()), type(e).__name__)
-                remedy = "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set train.compile=no"
-                raise TrainError(f"train.compile=yes: torch.compile failed ({why}): {remedy}") from e
-            raise
-    if place.rank == 0:
-        if first == t.steps:  # lost between its last checkpoint and this: its curve and pictures once more
-            history["valid"].pop()
-            validate(cfg, name, ema, valid, first, history, watch)
-        student.save(
-            ema, out, {"provenance": want, "versions": prepare.versions(), "run": name, "history": history["valid"][-1]}
-        )
-        _keep(cfg, out, folder)
-    if group:
-        torch.distributed.barrier()  # what every rank returns is there
-    return out
+    with bar, _stops_clearly(run, state):
+        for batch in batches(crops, settings, training_seed(cfg), runtime, state.step):
+            loss = train_step(run, state, model, batch, vgg)
+            meter.add(loss)
+            bar.update()
+            done = state.step
+
+            logged = done % log_every == 0 or done == settings.steps
+            if logged:
+                mean = meter.mean()
+                _require_finite(run, done, mean)
+                bar.set_postfix(loss=f"{mean:.4f}")
+                state.history.add(done, mean, learning_rate(settings, done - 1))
+            if runtime.is_main and (done % settings.valid_every == 0 or done == settings.steps):
+                _validate(run, state, valid)
+            # a checkpoint follows a look at the loss, so that what is saved is known to be good
+            passed = done // settings.save_every > (done - log_every) // settings.save_every
+            if (logged and passed) or done == settings.steps:
+                _save_checkpoint(run, state)
+
+    if runtime.is_main:
+        if saved and saved[0] == settings.steps:  # it was lost after its last checkpoint: its pictures once more
+            state.history.valid.pop()
+            _validate(run, state, valid)
+        _save_student(run, state)
+    if runtime.world > 1:
+        torch.distributed.barrier()  # the file that every process returns is there
 
 
-def _on_drive(cfg: Config, path: Path) -> Path:
-    return Path(cfg.drive).expanduser() / path.relative_to(cfg.path())
+def train_step(run: Run, state: TrainState, model: nn.Module, batch: Batch, vgg: VGGFeatures | None) -> Tensor:
+    """One update of the weights; returns the loss of the batch, a detached scalar."""
+    settings, optimizer, scaler = run.cfg.train, state.optimizer, state.scaler
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(settings, state.step)
+
+    # forward
+    batch = to_device(batch, run.runtime)
+    with run.runtime.autocast():
+        pred = model(batch.lr)  # (N, 3, H, W)
+        loss = distillation_loss(run.cfg, pred, batch, vgg, state.step)
+        if state.critic:
+            loss = loss + run.cfg.loss.adversarial * state.critic.student_loss(batch, pred)
+
+    # backward
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if settings.clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(state.net.parameters(), settings.clip)
+
+    # update; the running mean follows quickly at first, when the weights still move fast
+    scaler.step(optimizer)
+    scaler.update()
+    decay = min(settings.ema, (1 + state.step) / (10 + state.step))
+    update_ema(state.ema, state.net, decay)
+    if state.critic:
+        state.critic.train_step(batch, pred.detach())
+    state.step += 1
+    return loss.detach()
 
 
-def _keep(cfg: Config, out: Path, folder: Path) -> None:
-    """The student, its curve and its pictures onto Drive, where it is given and does not have them yet."""
-    for path in (out, *(folder / n for n in TRAINING_FILES)) if cfg.drive and devices.ranks().rank == 0 else ():
-        if path.is_file():
-            files.backup(path, _on_drive(cfg, path))
+def learning_rate(settings: TrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine from `lr` to `lr_end`."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    cosine = (1 + math.cos(math.pi * min(1, done))) / 2
+    return settings.lr_end + (settings.lr - settings.lr_end) * cosine
 
 
-def _join(place: devices.Ranks, device: torch.device) -> bool:
-    """Join torchrun's processes, if it started us."""
-    if place.world == 1:
-        return False
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return True
+# ---- the parts of fit
 
 
-def require_same_resume_step(first: int | str, folder: Path) -> None:
-    """Raises TrainError on every rank where they do not all go on from the same step: each would train on its own."""
-    steps: list[Any] = [None] * devices.ranks().world
-    torch.distributed.all_gather_object(steps, first)
-    if len(set(steps)) > 1:
+def _start(run: Run, crops: Crops, saved: tuple[int, dict[str, Any]] | None) -> TrainState:
+    """The state of a training before its next step."""
+    cfg, runtime = run.cfg, run.runtime
+    if saved:  # a resumed run needs no initial weights
+        net = student.build(cfg.student.size, cfg.scale, cfg.student.expand)
+    else:
+        net = initial_student(cfg, run.teacher, crops, runtime.device)
+
+    state = TrainState.initial(net, cfg.train, runtime)
+    if cfg.loss.adversarial:
+        state.critic = Critic(cfg, training_seed(cfg), runtime)
+    if saved:
+        state.restore(*saved)
+        if runtime.is_main:
+            print(f"{run.name}: goes on from step {state.step}")
+    if cfg.train.compile:
+        state.net.compile()  # in place: its state, and all that is made of it, stays a plain student's
+    return state
+
+
+def _load_vgg(cfg: Config, runtime: Runtime) -> VGGFeatures | None:
+    if not cfg.loss.uses_vgg:
+        return None
+    vgg = load_vgg(cfg.loss.vgg, device=runtime.device)
+    return vgg.double() if runtime.dtype == torch.float64 else vgg
+
+
+def _require_finite(run: Run, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
         raise TrainError(
-            f"the processes would go on from different steps ({', '.join(map(str, steps))} by rank): {folder} must "
-            "hold the same checkpoints on every machine; name a --workdir that all of them share, or copy it"
+            f"{run.name}: the loss is not finite at step {step}; the last good checkpoint is kept in {run.folder}. "
+            f"Lower train.lr (now {run.cfg.train.lr:g}) or set train.dtype=fp32, and begin in another --workdir."
         )
 
 
-@torch.no_grad()
-def _follow(ema: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
+def _validate(run: Run, state: TrainState, valid: Crops) -> None:
+    pictures = validate(run.cfg, run.name, state.ema, valid, state.step, state.history)
+    if run.watch:
+        run.watch(ValidationEvent(run.name, state.history, pictures))
+
+
+def _save_checkpoint(run: Run, state: TrainState) -> None:
+    if run.runtime.is_main:
+        saved = {"provenance": run.provenance} | state.to_dict()
+        checkpoints.save(run.folder, state.step, saved, run.cfg.train.keep, run.drive)
+
+
+def _save_student(run: Run, state: TrainState) -> None:
+    meta = {"provenance": run.provenance, "versions": provenance.versions(), "run": run.name}
+    meta["history"] = state.history.to_dict()["valid"][-1]
+    student.save(state.ema, run.out, meta)
+
+
+def _back_up(run: Run) -> None:
+    """Copy the student, its curve and its pictures to Drive, where it is given and does not have them yet."""
+    if not (run.work.drive and run.runtime.is_main):
+        return
+    for path in (run.out, *(run.folder / name for name in TRAINING_FILES)):
+        if path.is_file():
+            files.backup(path, run.work.on_drive(path))
+
+
+@contextmanager
+def _stops_clearly(run: Run, state: TrainState) -> Iterator[None]:
+    """An interrupt says where the training stopped, and a compiler that fails says what to install."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\n{run.name}: stopped at step {state.step}; call again to go on from the last checkpoint")
+        raise
+    except Exception as e:
+        if not type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        why = next(iter(str(e).strip().splitlines()), type(e).__name__)
+        remedy = "install a C++ compiler (Debian, Ubuntu: apt-get install g++) or set train.compile=no"
+        raise TrainError(f"train.compile=yes: torch.compile failed ({why}): {remedy}") from e

@@ -12,20 +12,12 @@ from helpers import pipeline
 from helpers.server import Handler, Site
 from helpers.training import TINY, config
 
-from kd_utils import prepare, train
+from kd_utils import label, prepare, train
 from kd_utils.common import downloads
 from kd_utils.config import make
 from kd_utils.models import student, teacher
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SLOW_FIXTURES = {"ran", "official"}  # a run of all notebooks; the import of basicsr
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses a slow fixture is marked slow without saying so."""
-    for item in items:
-        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +31,6 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def official():
     """The official (realesrgan, basicsr), through our one bridge."""
-    from kd_utils.models import teacher
 
     try:
         return teacher.official()
@@ -95,7 +86,7 @@ def labelled(tmp_path_factory):
     sets = f"{TINY} teacher={student.save(student.build('s'), root / 'teacher.pth')}"
     cfg = make("quick", sets, workdir=str(root))
     prepare.prepare(cfg)
-    teacher.label(cfg)
+    label.label(cfg)
     return root, sets
 
 

@@ -1,18 +1,20 @@
 """What a training begins from: a file, the teacher cut down, or nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.training import config, difference
 
-from kd_utils import prepare, train
+from kd_utils import label, train
 from kd_utils.common import files
+from kd_utils.common.errors import TrainError
 from kd_utils.config import make
+from kd_utils.data import crops
 from kd_utils.models import student, teacher
 from kd_utils.models.student import StudentError
-from kd_utils.train import TrainError
 from kd_utils.training import initialization
 
 
@@ -70,20 +72,22 @@ def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):
 def test_a_teacher_of_another_kind_is_no_beginning(labelled, tmp_path, rrdb):
     cfg = config(labelled, tmp_path, f"teacher={rrdb} train.init=teacher")
     with pytest.raises(teacher.TeacherError, match="rrdb is of the kind ESRGAN, and only a RealESRGAN Compact can be"):
-        teacher.label(cfg)
-    for step in (teacher.label, train.train):  # said before the labels are made, too
+        label.label(cfg)
+    for step in (label.label, train.train):  # said before the labels are made, too
         with pytest.raises(StudentError, match="student.size=32x14 cannot be cut out of a x4 network of 24x8: neither"):
             step(config(labelled, tmp_path / "m", "train.init=teacher student.size=m"))
 
 
 def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
-    index = prepare.read_index(config(labelled, tmp_path))
-    init = {
-        more: initialization.resolve_auto_init(make("quick", f"{labelled[1]} train.init=auto {more}"), index).train.init
-        for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")
-    }
-    assert list(init.values()) == ["teacher", "", "", ""]
-    few = {"shards": [{"split": "train", "count": 2}, {"split": "valid", "count": 90}]}
-    assert initialization.resolve_auto_init(make("quick", f"{labelled[1]} train.init=auto"), few).train.init == ""
+    index = crops.read_index(config(labelled, tmp_path))
+
+    def resolved(more, index):
+        cfg = make("quick", f"{labelled[1]} train.init=auto {more}")
+        return initialization.resolve_auto_init(cfg, index, teacher.find_teacher(cfg.teacher)).train.init
+
+    inits = [resolved(more, index) for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")]
+    assert inits == ["teacher", "", "", ""]
+    few = [replace(shard, count=2) for shard in index.of_split("train")[:1]]
+    assert resolved("", replace(index, shards=few + index.of_split("valid"))) == ""
     out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
     assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"

@@ -57,7 +57,6 @@ def shipped(tmp_path_factory, teacher):
     return recipe
 
 
-@pytest.mark.slow
 def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, teacher):
     from spandrel import ModelLoader
 
@@ -74,7 +73,6 @@ def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, tea
     assert Image.open(shipped.with_suffix(".curve.png")).width > 500
 
 
-@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp_path):
     ship.main(
         [str(shipped), "--workdir", str(tmp_path), "--to", str(tmp_path / "again"), "--set", f"teacher={teacher}"]
@@ -85,7 +83,6 @@ def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.slow
 def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp_path, monkeypatch):
     longer = shipped.with_name("student_x4_longer.toml")
     longer.write_text(f'before = "{shipped.name}"\n' + RECIPE.replace("steps = 12", "steps = 6"))
@@ -111,7 +108,6 @@ def test_a_recipe_begins_with_another_made_anew_or_earlier(shipped, teacher, tmp
         ship.main([str(longer), "--workdir", str(tmp_path / "d"), "--set", f"teacher={teacher}"])
 
 
-@pytest.mark.slow
 def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_path, teacher, capsys):
     common = [line for line in RECIPE.splitlines() if line]
     lines, table = [], ""
@@ -154,7 +150,6 @@ def test_intervals_hold_the_mean_and_narrow_with_photos():
     assert results.interval([3.0] * 5) == (3.0, 3.0, 3.0)
 
 
-@pytest.mark.slow
 def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, capsys):
     data = Path(skimage.__file__).parent / "data"
     for folder, names in (("valid", ("chelsea.png", "rocket.jpg")), ("set5", ("coffee.png",))):

@@ -173,7 +173,6 @@ def pip(tmp_path_factory):
     return base
 
 
-@pytest.mark.slow
 def test_installing_never_replaces_what_colab_has(pip, monkeypatch, capfd):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(pip))

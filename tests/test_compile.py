@@ -14,7 +14,6 @@ from kd_utils import train
 from kd_utils.common import files
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="LEFT OUT: train.compile on a CPU wants a C++ compiler (g++)")
 def test_compiled_learns_what_plain_does(labelled, tmp_path):
     # in double precision: in single, the last bits of a sum soon make two trainings of one

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from kd_utils import config, overrides
+from kd_utils import config, overrides, provenance
 from kd_utils.config import ConfigError, make
 
 
@@ -106,15 +106,15 @@ def test_every_number_has_a_range():
 
 def test_older_provenance_is_read_as_what_was_done_unsaid():
     want = {"train.steps": 5, "train.seed": -1, "train.init": "s.pth", "train.init_sha256": "ab"}
-    assert config.with_defaults({"train.steps": 5, "train.init": "/old/place/s.pth"}, want) == want
+    assert provenance.with_defaults({"train.steps": 5, "train.init": "/old/place/s.pth"}, want) == want
     for init in ("", "teacher"):  # these are no paths
-        assert config.with_defaults({"train.steps": 5, "train.init": init}, want)["train.init"] == init
-    assert config.with_defaults({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, {"train.steps": 5}) == {
+        assert provenance.with_defaults({"train.steps": 5, "train.init": init}, want)["train.init"] == init
+    assert provenance.with_defaults({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, {"train.steps": 5}) == {
         "train.steps": 5
     }
     want = {"train.steps": 5, "loss.vgg": "vgg.pth", "loss.vgg_sha256": "cd"}
-    assert config.with_defaults({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, want) == want
-    assert config.with_defaults({"train.steps": 5, "loss.vgg": "random"}, want)["loss.vgg"] == "random"
+    assert provenance.with_defaults({"train.steps": 5, "loss.vgg": "/old/vgg.pth"}, want) == want
+    assert provenance.with_defaults({"train.steps": 5, "loss.vgg": "random"}, want)["loss.vgg"] == "random"
 
 
 def test_unknown_preset_names_the_choices():

@@ -12,8 +12,9 @@ import pytest
 
 from kd_utils import prepare
 from kd_utils.common import files
+from kd_utils.common.errors import ImageError
 from kd_utils.config import make
-from kd_utils.data import photos
+from kd_utils.data import crops, photos
 from kd_utils.data.photos import DataError
 
 SMALL = "data.crop=64 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=96 loss.crop=16"
@@ -50,7 +51,7 @@ def test_samples_are_whole_scenes_apart(tmp_path):
     assert made.crops == {"train": 24, "valid": 2, "test": 2}
     sides = [n for names in photos.SAMPLES.values() for n in names if n.startswith("motorcycle")]
     assert len(sides) == 2 and set(sides) <= set(photos.SAMPLES["train"])
-    pair = prepare.load_test_pairs(cfg)[0]
+    pair = crops.load_photo_pairs(cfg)[0]
     assert pair.hr.shape == (96, 96, 3) and pair.lr.shape == (24, 24, 3)
     arrays, _ = files.load_arrays(tmp_path / "crops" / "train-00000.safetensors")
     assert arrays["hr"].shape == (24, 64, 64, 3) and arrays["lr"].shape == (24, 16, 16, 3)
@@ -84,11 +85,9 @@ def test_a_shard_whose_photos_are_too_small_is_none_to_label(tmp_path, folder, c
     cfg = config(tmp_path / "w", mixed, f"data.valid_count=1 data.crops_per_photo=256 data.test_photos={folder} seed=2")
     made = prepare.prepare(cfg)
     assert capsys.readouterr().out.count("is 20x20, smaller than data.crop=64") == 3
-    index = prepare.read_index(cfg)
-    assert all(e["count"] for e in index["shards"]) and made.crops["train"] == sum(
-        e["count"] for e in index["shards"] if e["split"] == "train"
-    )
-    assert len([e for e in index["shards"] if e["split"] == "train"]) == made.photos["train"] - 3
+    index = crops.read_index(cfg)
+    assert all(shard.count for shard in index.shards) and made.crops["train"] == index.count("train")
+    assert len(index.of_split("train")) == made.photos["train"] - 3
     assert prepare.prepare(cfg).made == 0
 
 
@@ -132,15 +131,14 @@ def test_flat_and_dark_crops_are_left_out():
     photo = np.full((256, 256, 3), 128, np.uint8)
     photo[:, 128:] = rng.integers(256, size=(256, 128, 3))
     cfg = make("quick")
-    kept, refused = prepare.choose_crops(photo, 64, 10, np.random.default_rng(1), cfg.data)
+    kept, refused = prepare.choose_corners(photo, 64, 10, np.random.default_rng(1), cfg.data)
     assert len(kept) == 10 and refused > 0 and all(x > 64 for _, x in kept)
     dark = rng.integers(40, size=(256, 256, 3), dtype=np.uint8)  # Y is 16 more than .86 of the mean, 33
     for mean, count in ((32, 10), (34, 0)):
         cfg.data.min_mean = mean
-        assert len(prepare.choose_crops(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
+        assert len(prepare.choose_corners(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
 
 
-@pytest.mark.slow
 def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=4 data.crops_per_photo=64"
     prepare.prepare(config(tmp_path / "whole", folder, more))
@@ -177,7 +175,7 @@ def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path):
     with pytest.raises(files.StoreError, match="data.crop was 64, now 96.*Choose another --workdir"):
         prepare.prepare(config(tmp_path, more="data.crop=96"))
     with pytest.raises(files.StoreError, match="degrade.profile was"):
-        prepare.read_index(config(tmp_path, more="degrade.profile=two_order"))
+        crops.read_index(config(tmp_path, more="degrade.profile=two_order"))
     assert contents(tmp_path / "crops") == before
 
 
@@ -185,7 +183,7 @@ def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path):
 def test_other_scales(tmp_path, scale):
     cfg = config(tmp_path, more=f"scale={scale}")
     prepare.prepare(cfg)
-    pair = prepare.load_test_pairs(cfg)[0]
+    pair = crops.load_photo_pairs(cfg)[0]
     assert pair.lr.shape == (96 // scale, 96 // scale, 3)
 
 
@@ -212,7 +210,7 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
     (bad / "07.png").write_bytes((bad / "07.png").read_bytes()[:2000])
     made = prepare.prepare(config(tmp_path / "w", bad, "data.valid_count=2 data.test_count=2"))
     assert "LEFT OUT: 07.png" in capsys.readouterr().out and made.crops["train"] == 4 * (made.photos["train"] - 1)
-    with pytest.raises(ValueError, match="07.png"):  # a photo to be tested on ends it, before any crop is cut
+    with pytest.raises(ImageError, match="07.png"):  # a photo to be tested on ends it, before any crop is cut
         prepare.prepare(config(tmp_path / "v", "samples", f"data.test_photos={bad}"))
     assert not list((tmp_path / "v").rglob("train-*"))
     with pytest.raises(DataError, match="data.test_photos='none' does not exist"):
@@ -229,8 +227,8 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
 def test_later_steps_refuse_other_photos(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=2"
     prepare.prepare(config(tmp_path / "w", folder, more))
-    prepare.read_index(config(tmp_path / "w", folder, more))
-    prepare.read_index(config(tmp_path / "w", more=more))  # what the preset says need not be said again
+    crops.read_index(config(tmp_path / "w", folder, more))
+    crops.read_index(config(tmp_path / "w", more=more))  # what the preset says need not be said again
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     gone = next(other.rglob("*.png"))
@@ -238,11 +236,11 @@ def test_later_steps_refuse_other_photos(tmp_path, folder):
     with pytest.raises(
         files.StoreError, match=f"other photos than data.photos={other} holds now: .*{gone.name} is not"
     ):
-        prepare.read_index(config(tmp_path / "w", other, more))
+        crops.read_index(config(tmp_path / "w", other, more))
     with pytest.raises(files.StoreError, match="other photos than data.test_photos="):
-        prepare.read_index(config(tmp_path / "w", folder, f"{more} data.test_photos={other}"))
+        crops.read_index(config(tmp_path / "w", folder, f"{more} data.test_photos={other}"))
     with pytest.raises(DataError, match="data.photos='/nope' does not exist"):
-        prepare.read_index(config(tmp_path / "w", "/nope", more))
+        crops.read_index(config(tmp_path / "w", "/nope", more))
 
 
 def test_the_photo_that_came_is_named(tmp_path, folder):

@@ -37,13 +37,14 @@ def test_bf16_that_a_cpu_only_imitates_is_warned_of(monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "capability", "trains", "infers"),
     [
-        ("NVIDIA A100-SXM4-40GB", (8, 0), devices.Amp(torch.bfloat16, False), torch.float16),
-        ("Tesla T4", (7, 5), devices.Amp(torch.float16, True), torch.float16),
-        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), devices.Amp(torch.float32, False), torch.float32),  # NaN in fp16
+        ("NVIDIA A100-SXM4-40GB", (8, 0), torch.bfloat16, torch.float16),
+        ("Tesla T4", (7, 5), torch.float16, torch.float16),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32, torch.float32),  # NaN in fp16
     ],
 )
 def test_precision_by_gpu(gpu, capability, trains, infers, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     cuda = torch.device("cuda", 0)
-    assert devices.autocast(cuda) == trains and devices.inference_dtype(cuda) == infers
+    assert devices.training_dtype(cuda) == trains and devices.inference_dtype(cuda) == infers
+    assert devices.Runtime(cuda, trains).needs_scaler == (trains == torch.float16)

@@ -16,6 +16,7 @@ from PIL import Image
 from kd_utils import config, evaluate, prepare
 from kd_utils.__main__ import main as cli
 from kd_utils.common import files, tensors
+from kd_utils.data import crops
 from kd_utils.evaluation import metrics, page, report
 from kd_utils.models import student
 from kd_utils.models.vgg import load_vgg
@@ -52,7 +53,7 @@ def _workdir(folder, scale=4):
     )
     prepare.prepare(cfg)
     meta = {
-        "labels.crops": prepare.read_index(cfg)["key"], "labels.teacher_sha256": files.sha256(teach),
+        "labels.crops": crops.read_index(cfg).key, "labels.teacher_sha256": files.sha256(teach),
         "student.size": "s", "train.steps": 1200, "train.batch": 4, "loss.teacher": 1.0, "loss.perceptual": 0.02,
         "loss.vgg": "random",
     }  # fmt: skip
@@ -109,7 +110,7 @@ def test_scores_are_those_of_the_whole_pictures(ready):
     result = json.loads(done.metrics.read_text())
     nets = {"student": student.load(cfg.path("student_model.pth")), "teacher": student.load(cfg.teacher)}
     per_photo = []
-    for pair in prepare.load_test_pairs(cfg):
+    for pair in crops.load_photo_pairs(cfg):
         with torch.inference_mode():
             x = tensors.to_tensor(pair.lr[None])
             out = {row: tensors.to_uint8(net(x))[0] for row, net in nets.items()}

@@ -164,7 +164,6 @@ def test_what_cannot_be_written_is_found_before_the_network_runs(tmp_path, model
     assert "file cannot be written" in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.slow
 def test_a_folder_without_permission_is_one_line_before_the_network_runs(tmp_path):
     save(tmp_path / "a.png", picture())
     (tmp_path / "shut").mkdir(mode=0o555)
@@ -198,7 +197,6 @@ def test_the_progress_bar_counts_every_photo_once(tmp_path, models, capsys, monk
     assert shown.count(7) <= 2  # none of them before the last photo is done
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_output_whole(tmp_path, models):
     source = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8))
     (tmp_path / "out").mkdir()

@@ -46,7 +46,6 @@ def test_l1_and_fft():
     assert losses.fft_l1(a.double(), b.double()).dtype == torch.float64
 
 
-@pytest.mark.slow
 def test_random_vgg_is_the_same_everywhere():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -147,7 +146,6 @@ def _distance_by_hand(a, b, vgg):
     return total
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("height", [128, 171, 193])  # 193: the last strip is a single row
 def test_distance_in_strips_is_the_whole_images(vgg, height):
     a, b = _pair(2, height, 45)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kd_utils import provenance
 from kd_utils.common import files
 from kd_utils.common.files import StoreError
 
@@ -76,7 +77,6 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "a.json").exists()
 
 
-@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "big"
     files.write_bytes(path, b"old")
@@ -93,7 +93,6 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.stat().st_size == 50_000_000
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     path = tmp_path / "f"
     files.write_bytes(path, b"old")
@@ -109,7 +108,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_require_same_names_the_difference():
-    files.require_same("x", {"a": 1}, {"a": 1}, "")
+def test_require_same_names_the_difference(tmp_path):
+    provenance.require_same(tmp_path, {"a": 1}, {"a": 1}, "")
     with pytest.raises(StoreError, match="data.crop was 64, now 128.*Delete it"):
-        files.require_same("crops", {"data.crop": 64}, {"data.crop": 128}, "Delete it.")
+        provenance.require_same(tmp_path, {"data.crop": 64}, {"data.crop": 128}, "Delete it.")

@@ -1,13 +1,18 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.border_cost import border_cost
+from kd_utils import label
+from kd_utils.common import devices
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import make
 from kd_utils.models import student, teacher
 from kd_utils.models.teacher import TeacherError
+
+
+def load(name):
+    return teacher.load_teacher(teacher.find_teacher(str(name)))
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +48,8 @@ def anime_6b_layout(tmp_path_factory):
 
 
 def test_anime_6b_layout_is_the_listed_network(anime_6b_layout):
-    t = teacher.load_teacher(str(anime_6b_layout))
-    assert t.architecture == "ESRGAN" and t.name == "RealESRGAN_x4plus_anime_6B" and not t.stand_in
+    t = load(anime_6b_layout)
+    assert t.architecture == "ESRGAN" and t.ref.name == "RealESRGAN_x4plus_anime_6B" and not t.ref.is_stand_in
     assert student.count_parameters(t.net) == 4_467_779
     assert sum(isinstance(m, torch.nn.Conv2d) for m in t.net.modules()) == 96
     assert round(student.gmac(t.net), -1) == 370  # ANCHORS: 374 counted with its few other operations
@@ -56,11 +61,11 @@ def test_anime_6b_equals_the_official_rrdbnet_and_realesrganer(anime_6b_layout, 
 
     net = RRDBNet(3, 3, num_feat=64, num_block=6, num_grow_ch=32, scale=4)
     net.load_state_dict(torch.load(anime_6b_layout, weights_only=True)["params_ema"])
-    ours = teacher.load_teacher(str(anime_6b_layout))
+    ours = load(anime_6b_layout)
     x = to_tensor(photo[None])
     with torch.no_grad():
         raw = net.eval()(x)
-        mine = ours(x)
+        mine = ours.net(x)
     assert raw.min() < -0.01 or raw.max() > 1.01  # the comparison is of clamped values, and clamping matters
     assert (mine - raw.clamp(0, 1)).abs().max() < 1e-5
     _check_enhance(realesrgan, net, anime_6b_layout, mine, photo)
@@ -84,9 +89,9 @@ def test_real_compact_weights_equal_the_official_network(name, shared, official,
     state = torch.load(path, weights_only=True)["params"]
     net = SRVGGNetCompact(num_conv=32 if "general" in name else 16, act_type="prelu")
     net.load_state_dict(state)
-    ours = teacher.load_teacher(str(path))
+    ours = load(path)
     with torch.no_grad():
-        mine, raw = ours(to_tensor(photo[None])), net.eval()(to_tensor(photo[None]))
+        mine, raw = ours.net(to_tensor(photo[None])), net.eval()(to_tensor(photo[None]))
     assert (mine - raw.clamp(0, 1)).abs().max() < 1e-5
     _check_enhance(realesrgan, net, path, mine, photo)
 
@@ -98,32 +103,32 @@ def small(tmp_path_factory):
 
 
 def test_target_sizes_and_range(small, photo):
-    t = teacher.load_teacher(str(small))
+    t = load(small)
     x = to_tensor(photo[None, :40])
     for scale, input_scale in ((4, 1.0), (2, 1.0), (1, 1.0), (1, 0.5)):
-        y = teacher.teacher_target(t, x, scale, input_scale)
+        y = teacher.teacher_target(t.net, x, scale, input_scale)
         assert y.shape == (1, 3, 40 * scale, 48 * scale) and 0 <= y.min() and y.max() <= 1
     with pytest.raises(TeacherError, match="scale 1 only"):
-        teacher.teacher_target(t, x, 4, 0.5)
+        teacher.teacher_target(t.net, x, 4, 0.5)
 
 
 def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime_6b_layout):
     with pytest.raises(TeacherError, match="neither a file nor one of anime_6B"):
-        teacher.load_teacher("anime6b")
+        load("anime6b")
     (tmp_path / "page.pth").write_text("<html>404</html>")
     with pytest.raises(TeacherError, match="page.pth is not a PyTorch checkpoint"):
-        teacher.load_teacher(str(tmp_path / "page.pth"))
+        load(str(tmp_path / "page.pth"))
     torch.save({"params": {"a.weight": torch.ones(3)}}, tmp_path / "other.pth")
     with pytest.raises(TeacherError, match="other.pth is not a network"):
-        teacher.load_teacher(str(tmp_path / "other.pth"))
+        load(str(tmp_path / "other.pth"))
     state = torch.load(anime_6b_layout, weights_only=True)["params_ema"]
     state["conv_first.weight"] = torch.cat([state["conv_first.weight"]] * 4, 1)  # a x2 RRDBNet takes 12 channels
     torch.save({"params_ema": state}, tmp_path / "x2.pth")
     with pytest.raises(TeacherError, match="must be x4 RGB"):
-        teacher.load_teacher(str(tmp_path / "x2.pth"))
+        load(str(tmp_path / "x2.pth"))
     student.save(student.build("s", 2), tmp_path / "x2_student.pth")
     with pytest.raises(TeacherError, match="a x2 student; a teacher must be x4"):
-        teacher.load_teacher(str(tmp_path / "x2_student.pth"))
+        load(str(tmp_path / "x2_student.pth"))
     monkeypatch.setenv("KD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KD_MIRROR", str(tmp_path / "no mirror"))
     from dataclasses import replace
@@ -134,14 +139,14 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
     monkeypatch.setattr(downloads, "PAUSES", ())
     with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
-        teacher.load_teacher("anime_6B")
+        load("anime_6B")
 
 
 def test_border_cost_falls_away_from_the_border(shared, photo):
     from skimage import data
 
-    t = teacher.load_teacher(str(shared / "weights" / "realesr-general-x4v3.pth"))
-    cost = teacher.border_cost(t, to_tensor(data.astronaut()[None, 60:140, 160:240]), crop=48)
+    t = load(str(shared / "weights" / "realesr-general-x4v3.pth"))
+    cost = border_cost(t.net, to_tensor(data.astronaut()[None, 60:140, 160:240]), crop=48)
     assert len(cost) == 24 and cost[0] > 3 * cost[8]
 
 
@@ -153,16 +158,16 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
     sets += " loss.crop=16"
     cfg = make("quick", sets, workdir=str(tmp_path))
     with pytest.raises(files.StoreError, match="run step 1 first"):
-        teacher.label(cfg)
+        label.label(cfg)
     prepare.prepare(cfg)
-    first = teacher.label(cfg)
+    first = label.label(cfg)
     assert first.made == first.crops == 6 * 3 + 2
     path = tmp_path / "labels" / "train-00000.safetensors"
     labels = path.read_bytes()
     assert files.load_arrays(path)[0]["label"].shape == (18, 64, 64, 3)
-    assert teacher.label(cfg).made == 0  # done work is kept
+    assert label.label(cfg).made == 0  # done work is kept
     path.write_bytes(labels[:-1000])
-    assert teacher.label(cfg).made == 18  # half-done work is not taken for done
+    assert label.label(cfg).made == 18  # half-done work is not taken for done
     assert path.read_bytes() == labels
     # a batch is a range of crops: two processes that share the shards write the same bytes
     (tmp_path / "labels" / "valid-00000.safetensors").unlink()
@@ -171,16 +176,16 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
     os.environ |= {"RANK": "1", "WORLD_SIZE": "2"}
     try:
         path.unlink()
-        assert teacher.label(cfg).made == 2
+        assert label.label(cfg).made == 2
         os.environ |= {"RANK": "0"}
-        assert teacher.label(cfg).made == 18
+        assert label.label(cfg).made == 18
     finally:
         del os.environ["RANK"], os.environ["WORLD_SIZE"]
     assert path.read_bytes() == labels
     # hours of labels, perhaps another run's that are linked here, are not lost to a mistyped teacher
     other = make("quick", f"{sets} teacher=student_x4_s", workdir=str(tmp_path))
     with pytest.raises(files.StoreError, match=r'teacher was "small", now "student_x4_s".*or delete .*labels'):
-        teacher.label(other)
+        label.label(other)
     assert path.read_bytes() == labels
 
 
@@ -188,7 +193,7 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small, capsys, monkeypatc
     from kd_utils import prepare
     from kd_utils.common import files
 
-    monkeypatch.setattr(teacher.devices, "slow", lambda device, key, dtype: f"slow {key} {dtype}")
+    monkeypatch.setattr(devices, "bf16_warning", lambda device, key, dtype: f"slow {key} {dtype}")
 
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=3 data.valid_crops_per_photo=2 data.test_side=64"
     sets += " loss.crop=16 device=cpu"
@@ -198,10 +203,10 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small, capsys, monkeypatc
     made = {}
     for dtype in ("fp32", "bf16"):
         cfg = make("quick", f"{sets} label.dtype={dtype}", workdir=str(tmp_path / dtype))
-        teacher.label(cfg)
+        label.label(cfg)
         made[dtype] = files.load_arrays(cfg.path("labels", "train-00000.safetensors"))[0]["label"].astype(int)
     with pytest.raises(files.StoreError, match='dtype was "fp32", now "bf16"'):  # not taken for these
-        teacher.label(make("quick", f"{sets} label.dtype=bf16", workdir=str(tmp_path / "fp32")))
+        label.label(make("quick", f"{sets} label.dtype=bf16", workdir=str(tmp_path / "fp32")))
     off = np.abs(made["bf16"] - made["fp32"])
     assert "slow label.dtype fp32\n" in (said := capsys.readouterr().out) and "slow label.dtype bf16\n" in said
     assert 0 < off.mean() < 0.3 and off.max() <= 4  # bf16 has 8 bits, of a residual that is small
@@ -211,12 +216,11 @@ def test_bf16_labels_differ_by_rounding_only(tmp_path, small, capsys, monkeypatc
 def test_bf16_labels_of_a_network_that_ends_in_a_convolution(scale, photo):
     """As anime_6B and x4plus do: under autocast its output is bf16, which bicubic does not take."""
     net = torch.nn.Sequential(torch.nn.Upsample(scale_factor=4), torch.nn.Conv2d(3, 3, 3, padding=1)).eval()
-    t = teacher.Teacher(net, "ends in a convolution", "", False, Path(), "")
     x = to_tensor(photo[None, :40])
     with torch.inference_mode():
-        want = teacher.teacher_target(t, x, scale)
+        want = teacher.teacher_target(net, x, scale)
         with torch.autocast("cpu", torch.bfloat16):
-            got = teacher.teacher_target(t, x, scale)
+            got = teacher.teacher_target(net, x, scale)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=0.02, rtol=0)
 
@@ -228,7 +232,7 @@ def test_labels_that_are_not_finite_are_refused(tmp_path, small, monkeypatch):
     sets = f"teacher={small} data.crop=64 data.crops_per_photo=1 data.valid_crops_per_photo=1 data.test_side=64"
     cfg = make("quick", f"{sets} loss.crop=16 device=cpu", workdir=str(tmp_path))
     prepare.prepare(cfg)
-    monkeypatch.setattr(teacher, "target", lambda net, x, *_: torch.full((len(x), 3, 64, 64), torch.nan))
+    monkeypatch.setattr(label, "teacher_target", lambda net, x, *_: torch.full((len(x), 3, 64, 64), torch.nan))
     with pytest.raises(TeacherError, match="not finite in float32 on cpu: .* try label.dtype=fp32"):
-        teacher.label(cfg)
+        label.label(cfg)
     assert not list(cfg.path("labels").glob("*")) and files.read_json(cfg.path("crops", "index.json"))

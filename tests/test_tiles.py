@@ -167,7 +167,6 @@ def test_other_errors_are_not_taken_for_memory():
         tiling.to_canvas(broken, tiling.ReceptiveField(1, 4, 1, 1), np.zeros((9, 9, 3), np.uint8))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limit on address space")
 def test_real_memory_runs_out():
     """A process that may take 80 MB more than it has: a tile of 400 x 400 pixels needs more."""

@@ -147,29 +147,6 @@ def delete_stale_shards(folder: Path, names: set[str]) -> None:
         stray.unlink()
 
 
-def require_same(what: str, have: dict[str, Any], want: dict[str, Any], remedy: str) -> None:
-    """Refuse an artefact made under another configuration: StoreError names what differs and the remedy."""
-    have, want = _flat(have), _flat(want)
-    differ = [k for k in sorted(have.keys() | want.keys()) if have.get(k) != want.get(k)]
-    if differ:
-        shown = "; ".join(f"{k} was {_short(have.get(k))}, now {_short(want.get(k))}" for k in differ[:4])
-        more = f" (and {len(differ) - 4} more)" if len(differ) > 4 else ""
-        raise StoreError(f"{what} was made under another configuration: {shown}{more}. {remedy}")
-
-
-def _flat(fields: dict[str, Any], within: str = "") -> dict[str, Any]:
-    """Nested objects as one, so that of a thousand photos the one that differs is named."""
-    out: dict[str, Any] = {}
-    for key, value in fields.items():
-        out |= _flat(value, f"{within}{key} ") if isinstance(value, dict) else {f"{within}{key}": value}
-    return out
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else text[:57] + "..."
-
-
 def write_png(path: str | Path, image: Any) -> Path:
     """A PIL image as PNG, atomically."""
     buffer = io.BytesIO()

@@ -29,7 +29,7 @@ def measure(
     runs = {
         "bicubic": lambda: enlarged(x, cfg.scale),
         "student": lambda: students["student"](x),
-        "teacher": lambda: teacher.teacher_target(teach, x, cfg.scale, cfg.label.input_scale),
+        "teacher": lambda: teacher.teacher_target(teach.net, x, cfg.scale, cfg.label.input_scale),
     }
     half = devices.inference_dtype(device)
 

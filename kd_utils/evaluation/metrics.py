@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BT601 = np.array([65.481, 128.553, 24.966]) / 255.0
-
-
-def luma(image: np.ndarray) -> np.ndarray:
-    """Y of BT.601, unrounded: uint8 (H, W, 3) RGB -> float64 (H, W) in 16..235."""
-    return image @ BT601 + 16.0
+from kd_utils.imaging.colors import luma
 
 
 def _pair(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,13 @@ import numpy as np
 
 CELL = 16  # input pixels a side of a cell whose mean colour is kept
 
+BT601 = np.array([65.481, 128.553, 24.966]) / 255.0
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y of BT.601, unrounded: uint8 (H, W, 3) RGB -> float64 (H, W) in 16..235."""
+    return image @ BT601 + 16.0
+
 
 def match_low_frequencies(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
     """Give `canvas` (h*s, w*s, C) the low frequencies of its input `pixels` (h, w, C), in place.

@@ -28,29 +28,40 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path 
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = files.write_bytes(folder / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
+
     if drive:
         files.backup(path, drive / path.name)
-    for place in filter(None, (folder, drive)):
+    for place in (folder, drive):
         with suppress(OSError):  # what cannot be removed now is removed the next time
-            if not (place / path.name).is_file():
-                continue  # it did not get to Drive: the one before it is the best that is there
-            # a newer one was damaged, or training would have gone on from it: it must not push this one out
-            others = [p for p in found(place) if p.name != path.name and int(NAME.fullmatch(p.name)[1]) <= step]
-            for old in others[keep - 1 :]:
-                old.unlink(missing_ok=True)
+            if place and (place / path.name).is_file():  # else the one before it is the best that is there
+                _remove_older(place, path.name, step, keep)
     return path
+
+
+def _remove_older(folder: Path, name: str, step: int, keep: int) -> None:
+    # a newer one was damaged, or training would have gone on from it: it must not push this one out
+    others = [p for p in found(folder) if p.name != name and _step(p) <= step]
+    for old in others[keep - 1 :]:
+        old.unlink(missing_ok=True)
 
 
 def found(*folders: Path | None) -> list[Path]:
     """Checkpoints in all folders, the newest step first; of one step the first folder's first."""
-    paths = [p for f in folders if f for p in f.glob("step-*.pt") if NAME.fullmatch(p.name)]
-    return sorted(paths, key=lambda p: -int(NAME.fullmatch(p.name)[1]))
+    paths = []
+    for folder in folders:
+        if folder:
+            paths += [p for p in folder.glob("step-*.pt") if NAME.fullmatch(p.name)]
+    return sorted(paths, key=lambda p: -_step(p))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
 
 
 def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
     """The newest state whose bytes are what its name says, or None. A damaged one is reported and passed over."""
     for path in found(*folders):
-        step, digest = NAME.fullmatch(path.name).groups()
+        step, digest = path.stem.split("-")[1:]
         try:
             data = path.read_bytes()
         except OSError as e:

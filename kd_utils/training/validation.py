@@ -1,9 +1,8 @@
-"""What is seen of a training while it runs: scores on the validation crops, the curve and a few pictures."""
+"""What is seen of a training while it runs: its history, scores on the validation crops, the curve and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,44 @@ from kd_utils.config import Config
 from kd_utils.data.crops import Crops
 from kd_utils.evaluation import figures, metrics
 from kd_utils.models import student
+from kd_utils.models.student import Student
+from kd_utils.workdir import Workdir
 
 TRAINING_FILES = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
+PICTURES = 3  # validation crops that are shown, about
+PERFECT = 100.0  # dB; stands for the infinite PSNR of equal images, so that a mean can be taken
+
+
+@dataclass
+class ValidationScore:
+    """Mean PSNR on Y over the validation crops after `step` steps, in dB."""
+
+    step: int
+    psnr_y_teacher: float  # to the labels
+    psnr_y: float  # to the originals
+
+
+@dataclass
+class History:
+    """The course of a training; train/NAME/history.json."""
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)  # mean since the step before
+    lr: list[float] = field(default_factory=list)
+    valid: list[ValidationScore] = field(default_factory=list)
+
+    def add(self, step: int, loss: float, lr: float) -> None:
+        self.step.append(step)
+        self.loss.append(loss)
+        self.lr.append(lr)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> History:
+        valid = [ValidationScore(**score) for score in fields["valid"]]
+        return cls(list(fields["step"]), list(fields["loss"]), list(fields["lr"]), valid)
 
 
 @dataclass
@@ -24,40 +59,48 @@ class ValidationEvent:
     """What a notebook is shown at each validation."""
 
     name: str
-    history: dict[str, Any]
-    pictures: list[tuple[str, np.ndarray]]
+    history: History
+    pictures: list[tuple[str, np.ndarray]]  # title, uint8 (H, W, 3) RGB
 
 
 @torch.inference_mode()
 def validate(
-    cfg: Config,
-    name: str,
-    ema: student.Student,
-    valid: Crops,
-    step: int,
-    history: dict[str, Any],
-    watch: Callable[[ValidationEvent], None] | None,
-) -> None:
-    """Scores of the EMA student on the validation crops (mean PSNR on Y, border = scale), and pictures of a few."""
+    cfg: Config, name: str, ema: Student, crops: Crops, step: int, history: History
+) -> list[tuple[str, np.ndarray]]:
+    """Score the EMA student on the validation crops, add that to `history`, and write the files to look at.
+
+    The border that PSNR leaves out is the scale, or the margin that the loss left out. Returns pictures of a few crops.
+    """
     device = next(ema.parameters()).device
     net = student.fuse(ema).float().to(device)
-    ids = np.arange(len(valid))
-    lr, label, hr = (a.numpy() for a in valid.batch(ids, ids * 0))
-    out = np.concatenate([to_uint8(net(to_tensor(lr[i : i + 16], device))) for i in range(0, len(ids), 16)])
+    batch = crops.all()
+    lr, label, hr = batch.lr.numpy(), batch.label.numpy(), batch.hr.numpy()  # uint8 (N, H, W, 3)
+
+    out = []
+    for start in range(0, len(lr), 16):
+        out.append(to_uint8(net(to_tensor(lr[start : start + 16], device))))
+    pred = np.concatenate(out)
+
     border = max(cfg.scale, 4 * cfg.loss.margin)
-    scores = {
-        key: float(np.mean([min(metrics.psnr(a, b, border, y=True), 100.0) for a, b in zip(out, ref, strict=True)]))
-        for key, ref in (("psnr_y_teacher", label), ("psnr_y", hr))
-    }
-    history["valid"].append({"step": step} | scores)
-    pictures = [
-        (f"{title} {i}", batch[i])
-        for i in range(0, len(ids), max(1, len(ids) // 3))
-        for title, batch in (("LR", lr), ("student", out), ("teacher", label), ("original", hr))
-    ][:12]
-    folder = cfg.path("train", name)
-    files.write_json(folder / "history.json", history)
-    files.write_png(folder / "curve.png", figures.curve(history))
+    history.valid.append(ValidationScore(step, _mean_psnr(pred, label, border), _mean_psnr(pred, hr, border)))
+
+    pictures = []
+    for i in range(0, len(lr), max(1, len(lr) // PICTURES)):
+        pictures += [
+            (f"LR {i}", lr[i]),
+            (f"student {i}", pred[i]),
+            (f"teacher {i}", label[i]),
+            (f"original {i}", hr[i]),
+        ]
+    pictures = pictures[: 4 * PICTURES]
+
+    folder = Workdir.of(cfg).training(name)
+    files.write_json(folder / "history.json", history.to_dict())
+    files.write_png(folder / "curve.png", figures.curve(history.to_dict()))
     files.write_png(folder / "valid.png", figures.grid(pictures, columns=4))
-    if watch:
-        watch(ValidationEvent(name, history, pictures))
+    return pictures
+
+
+def _mean_psnr(pred: np.ndarray, wanted: np.ndarray, border: int) -> float:
+    scores = [min(metrics.psnr(a, b, border, y=True), PERFECT) for a, b in zip(pred, wanted, strict=True)]
+    return float(np.mean(scores))

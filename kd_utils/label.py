@@ -1,0 +1,134 @@
+"""Step 2: the teacher's labels, what it makes of every LR crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from kd_utils import provenance
+from kd_utils.common import devices, files
+from kd_utils.common.devices import Runtime
+from kd_utils.common.errors import StoreError, TeacherError
+from kd_utils.common.tensors import to_tensor, to_uint8
+from kd_utils.config import Config
+from kd_utils.data.crops import CropIndex, Shard, read_index
+from kd_utils.models import pruning, student
+from kd_utils.models.teacher import Teacher, TeacherRef, find_teacher, load_teacher, teacher_target
+from kd_utils.provenance import Provenance
+from kd_utils.workdir import Workdir
+
+
+@dataclass
+class Labelled:
+    """What step 2 returns."""
+
+    folder: Path
+    shards: int
+    crops: int
+    made: int  # crops labelled by this call; the rest was there
+    teacher: TeacherRef
+
+
+def label(cfg: Config) -> Labelled:
+    """Step 2: one shard of labels for each shard of crops, in ``labels/``; it resumes after a kill.
+
+    With many processes (torchrun, or several machines on one folder) rank r takes the shards r, r + world, ...; the
+    bytes of a shard do not depend on how many took part, as batches never cross a shard's end. Raises StoreError where
+    the crops or the labels that are there are of other settings, and TeacherError.
+    """
+    work = Workdir.of(cfg)
+    index = read_index(cfg)
+    runtime = devices.resolve_runtime(cfg.device, cfg.label.dtype)
+    ref = find_teacher(cfg.teacher)
+
+    teacher = load_teacher(ref, runtime.device)
+    if cfg.train.init == "teacher":  # better said now than after the labels are made
+        pruning.check(teacher.compact(), *student.shape(cfg.student.size))
+
+    # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
+    want = provenance.labels_provenance(cfg, ref, index.key)
+    if work.label_index.is_file():
+        provenance.require_same(work.labels, files.read_json(work.label_index), want)
+
+    if runtime.is_main:
+        _say_what_matters(cfg, ref, runtime)
+
+    todo = missing_labels(work, index.shards[runtime.rank :: runtime.world], want, quiet=not runtime.is_main)
+    crops = sum(shard.count for shard in todo)
+    with tqdm(total=crops, unit="crop", desc=f"labels by {ref.name}", disable=not (runtime.is_main and todo)) as bar:
+        for shard in todo:
+            _label_shard(cfg, work, teacher, runtime, shard, want, bar)
+
+    if runtime.is_main:
+        files.delete_stale_shards(work.labels, {shard.file for shard in index.shards})
+        files.write_json(work.label_index, want)
+    return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), crops, ref)
+
+
+def _say_what_matters(cfg: Config, ref: TeacherRef, runtime: Runtime) -> None:
+    if ref.is_stand_in:
+        print(f"Teacher: {ref.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
+    if warning := devices.bf16_warning(runtime.device, "label.dtype", cfg.label.dtype):
+        print(warning)
+
+
+def label_meta(want: Provenance, shard: Shard) -> Provenance:
+    """What the header of a shard of labels says."""
+    return want | {"crops_sha256": shard.sha256}
+
+
+def missing_labels(work: Workdir, shards: list[Shard], want: Provenance, quiet: bool = False) -> list[Shard]:
+    """Those of `shards` whose labels are not there, are damaged, or are of another provenance."""
+    bar = tqdm(shards, desc="checking labels", unit="shard", delay=3, leave=False, disable=quiet)
+    return [s for s in bar if not files.is_made(work.labels / s.file, **label_meta(want, s))]
+
+
+def _label_shard(
+    cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime, shard: Shard, want: Provenance, bar: tqdm
+) -> None:
+    lr = files.load_arrays(work.crops / shard.file)[0]["lr"]
+    labels = []
+    for start in range(0, len(lr), cfg.label.batch):
+        batch = lr[start : start + cfg.label.batch]
+        labels.append(_label_batch(cfg, teacher, runtime, batch))
+        bar.update(len(batch))
+    files.save_arrays(work.labels / shard.file, {"label": np.concatenate(labels)}, label_meta(want, shard))
+
+
+def _label_batch(cfg: Config, teacher: Teacher, runtime: Runtime, lr: np.ndarray) -> np.ndarray:
+    """uint8 (N, h, w, 3) -> uint8 (N, h*scale, w*scale, 3). Raises TeacherError for labels that are not finite."""
+    x = to_tensor(lr, runtime.device)  # (N, 3, h, w)
+    if runtime.dtype == torch.bfloat16:  # a CPU's bf16 kernels want this order; in fp32 it would move the last bits
+        x = x.contiguous(memory_format=torch.channels_last)
+    with runtime.autocast():
+        y = teacher_target(teacher.net, x, cfg.scale, cfg.label.input_scale)
+
+    if not y.isfinite().all():
+        kind = str(runtime.dtype).removeprefix("torch.")
+        raise TeacherError(
+            f"{teacher.ref.name} gives labels that are not finite in {kind} on {runtime.device}: its file is damaged, "
+            "or it cannot be computed so here; try label.dtype=fp32"
+        )
+    return to_uint8(y)
+
+
+def require_labels(cfg: Config, work: Workdir, index: CropIndex, ref: TeacherRef) -> Provenance:
+    """The provenance of the labels in the work folder. StoreError where there are none, or others."""
+    if not work.label_index.is_file():
+        raise StoreError(f"{work.label_index} is missing: run step 2 first (python -m kd_utils label)")
+    have = files.read_json(work.label_index)
+    want = provenance.labels_provenance(cfg, ref, index.key)
+    provenance.require_same(work.labels, have, want)
+
+    missing = [s.file for s in index.shards if not (work.labels / s.file).is_file()]
+    if missing:
+        raise StoreError(f"{work.labels} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
+    # a stopped step 2 of another teacher leaves shards of its own under the old index
+    for shard in index.shards:
+        path = work.labels / shard.file
+        provenance.require_same(path, files.read_meta(path), label_meta(want, shard), "Run step 2 again.")
+    return have
