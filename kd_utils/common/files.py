@@ -85,15 +85,18 @@ def digest(obj: Any) -> str:
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Path:
     """Named uint8 arrays of any shape into one safetensors file, with `meta` in its header."""
     header: dict[str, Any] = {}
+    parts = []
     offset = 0
     for name in sorted(arrays):
         a = arrays[name]
         if a.dtype != np.uint8:
             raise TypeError(f"array {name!r} is {a.dtype}, not uint8")
         header[name] = {"dtype": "U8", "shape": list(a.shape), "data_offsets": [offset, offset + a.nbytes]}
+        parts.append(np.ascontiguousarray(a).tobytes())
         offset += a.nbytes
-    data = b"".join(np.ascontiguousarray(arrays[n]).tobytes() for n in sorted(arrays))
-    # Our own header writer, because safetensors' orders its metadata at random from run to run: bytes must repeat.
+    data = b"".join(parts)
+
+    # we write the header ourselves, because the library orders its metadata at random and our bytes must repeat
     header["__metadata__"] = {"kd": json.dumps(meta, sort_keys=True), "sha256": sha256(data)}
     head = json.dumps(header, sort_keys=True).encode()
     head += b" " * (-len(head) % 8)
@@ -126,10 +129,17 @@ def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.nd
     path = Path(path)
     head, start = _header(path)
     info = head.pop("__metadata__")
-    raw = np.memmap(path, np.uint8, "r", offset=start) if path.stat().st_size > start else np.empty(0, np.uint8)
+
+    raw = np.empty(0, np.uint8)
+    if path.stat().st_size > start:  # an empty file cannot be mapped
+        raw = np.memmap(path, np.uint8, "r", offset=start)
     if verify and hashlib.sha256(raw).hexdigest() != info["sha256"]:
         raise StoreError(f"shard {path} is damaged (its checksum differs): delete it and run its step again")
-    arrays = {k: raw[slice(*v["data_offsets"])].reshape(v["shape"]) for k, v in head.items()}
+
+    arrays = {}
+    for name, fields in head.items():
+        first, last = fields["data_offsets"]
+        arrays[name] = raw[first:last].reshape(fields["shape"])
     return arrays, json.loads(info["kd"])
 
 
@@ -143,8 +153,9 @@ def is_made(path: Path, **meta: Any) -> bool:
 
 def delete_stale_shards(folder: Path, names: set[str]) -> None:
     """Remove the shards that are not among `names`: of an earlier run, under another configuration."""
-    for stray in (p for p in folder.glob("*.safetensors") if p.name not in names):
-        stray.unlink()
+    for path in folder.glob("*.safetensors"):
+        if path.name not in names:
+            path.unlink()
 
 
 def write_png(path: str | Path, image: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -43,9 +44,15 @@ class Shard:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Shard:
-        photos = [fields["name"]] if fields["split"] == "test" else fields["photos"]
-        names = ("file", "split", "sha256", "key", "count")
-        return cls(*(fields[n] for n in names), photos=tuple(photos), refused=fields.get("refused", 0))
+        return cls(
+            file=fields["file"],
+            split=fields["split"],
+            sha256=fields["sha256"],
+            key=fields["key"],
+            count=fields["count"],
+            photos=(fields["name"],) if fields["split"] == "test" else tuple(fields["photos"]),
+            refused=fields.get("refused", 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,13 @@ class CropIndex:
         return sum(s.count for s in self.of_split(split))
 
     def write(self, path: Path) -> None:
-        fields = {"key": self.key, "provenance": self.provenance, "versions": self.versions}
-        fields["shards"] = [s.to_dict() for s in self.shards]
-        fields["test"] = [s.to_dict() for s in self.test]
+        fields = {
+            "key": self.key,
+            "provenance": self.provenance,
+            "versions": self.versions,
+            "shards": [s.to_dict() for s in self.shards],
+            "test": [s.to_dict() for s in self.test],
+        }
         files.write_json(path, fields)
 
     @classmethod
@@ -75,6 +86,7 @@ class CropIndex:
         """Raises StoreError where the file is missing or damaged."""
         if not path.is_file():
             raise StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
+
         fields = files.read_json(path)
         try:
             shards = [Shard.from_dict(s) for s in fields["shards"]]
@@ -110,7 +122,9 @@ def _require_photos(cfg: Config, index: CropIndex, folder: Path) -> None:
         if not where:
             continue
         there = {p.name for p in find_photos(where, key)}
-        used = {name for split in splits for name in index.provenance["photos"][split]}
+        used = set()
+        for split in splits:
+            used |= set(index.provenance["photos"][split])
         if gone := used - there:
             raise StoreError(
                 f"{folder} was made of other photos than {key}={where} holds now: {min(gone)} is not among them. "
@@ -173,30 +187,34 @@ class Crops:
 
     def __init__(self, work: Workdir, index: CropIndex, split: str):
         self.shards = []
+        self.starts = [0]  # the number of each shard's first crop, and at last of all crops
         for shard in index.of_split(split):
             crops, _ = files.load_arrays(work.crops / shard.file)
             labels, _ = files.load_arrays(work.labels / shard.file)
             self.shards.append((crops["lr"], labels["label"], crops["hr"]))
-        counts = [len(lr) for lr, _, _ in self.shards]
-        self.starts = np.cumsum([0, *counts])
+            self.starts.append(self.starts[-1] + len(crops["lr"]))
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def batch(self, plan: BatchPlan) -> Batch:
         """The crops of a plan, each turned by its symmetry of the square."""
-        columns: tuple[list, list, list] = ([], [], [])
+        lr, label, hr = [], [], []
         for i, symmetry in zip(plan.ids, plan.symmetries, strict=True):
-            n = int(np.searchsorted(self.starts, i, "right")) - 1
-            for column, array in zip(columns, self.shards[n], strict=True):
-                column.append(_turn(array[i - self.starts[n]], symmetry))
-        lr, label, hr = (torch.from_numpy(np.stack(column)) for column in columns)
-        return Batch(lr, label, hr, plan.positions)
+            n = bisect.bisect_right(self.starts, i) - 1
+            place = i - self.starts[n]
+            for column, array in zip((lr, label, hr), self.shards[n], strict=True):
+                column.append(_turn(array[place], symmetry))
+        return Batch(_stack(lr), _stack(label), _stack(hr), plan.positions)
 
     def all(self) -> Batch:
         """Every crop as it lies."""
         ids = np.arange(len(self))
         return self.batch(BatchPlan(ids, np.zeros_like(ids), np.zeros((len(ids), 2))))
+
+
+def _stack(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images))
 
 
 def _turn(image: np.ndarray, symmetry: int) -> np.ndarray:
@@ -210,10 +228,13 @@ def sample_batch(seed: int, step: int, batch: int, n: int) -> BatchPlan:
 
     Crops come in the order of a new permutation in each pass over all `n` of them.
     """
-    places = np.arange(step * batch, (step + 1) * batch)
-    ids = np.array([_permutation(seed, int(p) // n, n)[p % n] for p in places])
+    ids = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, within = divmod(place, n)
+        ids.append(_permutation(seed, epoch, n)[within])
+
     rng = np.random.default_rng([seed, 2, step])
-    return BatchPlan(ids, rng.integers(8, size=batch), rng.random((batch, 2)))
+    return BatchPlan(np.array(ids), rng.integers(8, size=batch), rng.random((batch, 2)))
 
 
 @lru_cache(maxsize=2)

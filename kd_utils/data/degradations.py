@@ -121,39 +121,57 @@ def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Ste
     h, w = size
     low = (h // scale, w // scale)
     rng = np.random.default_rng(seed)
-    if profile == "mixed":  # a stream of its own, so that the crop is that of the chosen profile with the same seed
-        profile = "light" if np.random.default_rng([seed, 1]).random() < 0.5 else "two_order"
+
+    # the choice has random numbers of its own, so that the crop is that of the chosen profile with the same seed
+    if profile == "mixed":
+        is_light = np.random.default_rng([seed, 1]).random() < 0.5
+        profile = "light" if is_light else "two_order"
+
     if profile == "two_order":
         return _two_order(rng, (h, w), low, scale)
-    if profile == "bicubic":
-        sigma = 1.0 if scale == 1 else 0.0
-    else:
-        sigma = rng.uniform(*LIGHT_SIGMA[scale])
-    steps: list[Step] = []
-    if sigma:
-        k = 2 * math.ceil(3 * sigma) + 1
-        steps.append(Blur(gaussian(k, sigma, sigma, 0.0), f"iso sigma {sigma:.2f}"))
+    if profile == "light":
+        return _light(rng, low, scale)
+    if scale == 1:
+        return [_round_blur(1.0)]
+    return [Resize(low, "antialiased bicubic")]
+
+
+def _light(rng: np.random.Generator, low: tuple[int, int], scale: int) -> list[Step]:
+    steps: list[Step] = [_round_blur(rng.uniform(*LIGHT_SIGMA[scale]))]
     if scale > 1:
         steps.append(Resize(low, "antialiased bicubic"))
-    if profile == "light":
-        steps.append(Noise("gaussian", rng.uniform(0.0, 5.0), False, _seed(rng)))
-        steps.append(Jpeg(int(rng.integers(60, 96))))
+    steps.append(Noise("gaussian", rng.uniform(0.0, 5.0), False, _seed(rng)))
+    steps.append(Jpeg(int(rng.integers(60, 96))))
     return steps
 
 
+def _round_blur(sigma: float) -> Blur:
+    k = 2 * math.ceil(3 * sigma) + 1
+    return Blur(gaussian(k, sigma, sigma, 0.0), f"iso sigma {sigma:.2f}")
+
+
 def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], scale: int) -> list[Step]:
+    """Real-ESRGAN's two orders; the random numbers are drawn in the order of the steps."""
     first, second = TWO_ORDER[scale]
+
+    # first order: blur, resize, noise, JPEG
     steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first)]
     steps.append(_random_jpeg(rng))
+
+    # second order, up to its noise
     if rng.random() < SECOND_BLUR_PROB:
         steps.append(_random_blur(rng, second.sigma))
     steps += [_random_resize(rng, second, low), _random_noise(rng, second)]
+
+    # the resize to the LR size with a sinc filter, and JPEG, in either order
     last: list[Step] = [Resize(low, str(rng.choice(MODES)))]
     if rng.random() < FINAL_SINC_PROB:
         cutoff = rng.uniform(math.pi / 3, math.pi)
         last.append(Blur(sinc(_random_k(rng), cutoff), f"final sinc {cutoff:.2f}"))
     jpeg = _random_jpeg(rng)
-    return [*steps, *last, jpeg] if rng.random() < 0.5 else [*steps, jpeg, *last]
+    if rng.random() < 0.5:
+        return [*steps, *last, jpeg]
+    return [*steps, jpeg, *last]
 
 
 def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> Blur:
@@ -161,6 +179,7 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
     if rng.random() < SINC_PROB:
         cutoff = rng.uniform(math.pi / (3 if k < 13 else 5), math.pi)
         return Blur(sinc(k, cutoff), f"sinc {cutoff:.2f}")
+
     name = str(rng.choice(KERNELS, p=KERNEL_PROB))
     sigma_x = sigma_y = rng.uniform(*sigma_range)
     theta = 0.0
@@ -170,8 +189,13 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
         text += f"/{sigma_y:.2f}"
     if " " not in name:
         return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
-    family, (low, high) = (gaussian, BETA_GENERALIZED) if name[0] == "g" else (plateau, BETA_PLATEAU)
-    beta = rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
+
+    if name.startswith("generalized"):
+        family, (low, high) = gaussian, BETA_GENERALIZED
+    else:
+        family, (low, high) = plateau, BETA_PLATEAU
+    below_one = rng.random() < 0.5
+    beta = rng.uniform(low, 1.0) if below_one else rng.uniform(1.0, high)
     return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} beta {beta:.2f}")
 
 
@@ -180,10 +204,11 @@ def _random_k(rng: np.random.Generator) -> int:
 
 
 def _random_resize(rng: np.random.Generator, order: Order, base: tuple[int, int]) -> Resize:
+    ranges = {"up": (1.0, order.resize[1]), "down": (order.resize[0], 1.0), "keep": (1.0, 1.0)}
     way = rng.choice(("up", "down", "keep"), p=order.resize_prob)
-    low, high = {"up": (1.0, order.resize[1]), "down": (order.resize[0], 1.0), "keep": (1.0, 1.0)}[way]
-    factor = rng.uniform(low, high)
-    return Resize((max(1, int(base[0] * factor)), max(1, int(base[1] * factor))), str(rng.choice(MODES)))
+    factor = rng.uniform(*ranges[way])
+    size = (max(1, int(base[0] * factor)), max(1, int(base[1] * factor)))
+    return Resize(size, str(rng.choice(MODES)))
 
 
 def _random_noise(rng: np.random.Generator, order: Order) -> Noise:
@@ -206,14 +231,17 @@ def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
     """One step on one picture: (1, 3, H, W) float32, about [0, 1] -> the same kind (noise and JPEG clamp to [0, 1])."""
     if isinstance(step, Blur):
         return _blur(x, step.kernel)
+
     if isinstance(step, Resize):
         if step.mode == "antialiased bicubic":
             return bicubic(x, step.size)
         if step.size == tuple(x.shape[2:]):
             return x  # what every mode would give
         return F.interpolate(x, size=step.size, mode=step.mode)
+
     if isinstance(step, Noise):
         return (x + _noise(x, step)).clamp(0, 1)
+
     # OpenCV's JPEG: the same bytes as Pillow's and torchvision's (4:2:0), the fastest, and torchvision's is deprecated.
     _, data = cv2.imencode(".jpg", to_uint8(x)[0, ..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, step.quality])
     return to_tensor(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)[None])
@@ -223,9 +251,12 @@ def _blur(x: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
     """Correlation with `kernel`, borders reflected (as numpy does it, also for pictures smaller than it)."""
     k = len(kernel)
     x = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)), mode="reflect"))
+
+    # round Gaussians are separable, and much the fastest as two passes
     rows, columns = kernel.sum(1), kernel.sum(0)
-    separable = np.abs(np.outer(rows, columns) - kernel).max() < 1e-9  # round Gaussians: much the fastest as two passes
-    for part in (rows[:, None], columns[None]) if separable else (kernel,):
+    separable = np.abs(np.outer(rows, columns) - kernel).max() < 1e-9
+    parts = (rows[:, None], columns[None]) if separable else (kernel,)
+    for part in parts:
         x = F.conv2d(x, torch.from_numpy(part).float().expand(3, 1, *part.shape), groups=3)
     return x
 
@@ -235,6 +266,7 @@ def _noise(x: torch.Tensor, step: Noise) -> torch.Tensor:
     if step.kind == "gaussian":
         shape = (1, 1 if step.gray else 3, *x.shape[2:])
         return torch.randn(shape, generator=generator) * (step.strength / 255)
+
     # Shot noise as in basicsr: a picture of n different levels counts as 2^ceil(log2 n) photons at full white.
     if step.gray:
         x = (x * x.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,17 @@ SAMPLES = {
     "test": ("chelsea.png", "coffee.png"),
 }
 
-
-OWN = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is ours
+WORKDIR_PARTS = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is ours
+HASHED_SILENTLY = 50  # photos; more get a progress bar
 
 
 @dataclass(frozen=True)
 class PhotoFile:
+    """A photo of a folder or of a zip."""
+
     name: str  # unique within its source
     file: Path  # the photo, or the zip that holds it
-    member: str = ""
+    member: str = ""  # its name within the zip
     sha256: str = ""
 
     def bytes(self) -> bytes:
@@ -51,34 +53,30 @@ class PhotoFile:
                 return self.file.read_bytes()
             with zipfile.ZipFile(self.file) as z:
                 return z.read(self.member)
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:  # RuntimeError: locked, or an odd method
+        # RuntimeError: a member that is encrypted; NotImplementedError is one, for a method that zipfile lacks
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as e:
             where = f"{self.member} of {self.file}" if self.member else self.file
             raise DataError(f"{where} cannot be read ({e}): take it out, or copy it again") from e
 
     def pixels(self) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, upright. Raises images.ImageError."""
-        return reading.read_rgb(self.bytes(), f"{self.name} of {self.file}" if self.member else self.name)
+        """uint8 (H, W, 3) RGB, upright. Raises ImageError."""
+        shown = f"{self.name} of {self.file}" if self.member else self.name
+        return reading.read_rgb(self.bytes(), shown)
+
+
+# ---- finding
 
 
 def find_photos(where: str, key: str = "data.photos") -> list[PhotoFile]:
-    """All photos of a folder (recursive; not of a work folder in it) or a zip, sorted by name. Raises DataError, which
-    names the `key`.
+    """All photos of a folder (recursive) or a zip, sorted by name. Raises DataError, which names the setting `key`.
+
+    The pictures of a work folder that lies in the folder are left out.
     """
     path = Path(where).expanduser()
     if path.is_dir():
-        works = {p.parents[1] for p in path.rglob("crops/index.json")}
-        # pictures of our own, panels of test photos among them, are not to be trained on
-        own = {work / part for work in works for part in OWN} | (works - {path})
-        found = [
-            PhotoFile(p.relative_to(path).as_posix(), p) for p in reading.list_images(path) if own.isdisjoint(p.parents)
-        ]
+        found = _in_folder(path)
     elif path.is_file():
-        try:
-            with zipfile.ZipFile(path) as z:
-                names = [n for n in z.namelist() if Path(n).suffix.lower() in reading.SUFFIXES and not _hidden(n)]
-        except zipfile.BadZipFile as e:
-            raise DataError(f"{key}={where!r} is neither a folder nor a zip ({e}): name a folder of photos") from e
-        found = [PhotoFile(n, path, n) for n in sorted(names)]
+        found = _in_zip(path, key)
     else:
         raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
     if not found:
@@ -86,58 +84,125 @@ def find_photos(where: str, key: str = "data.photos") -> list[PhotoFile]:
     return found
 
 
-def _hidden(member: str) -> bool:
-    """What a folder's listing leaves out too, and what macOS adds to its zips."""
+def _in_folder(folder: Path) -> list[PhotoFile]:
+    # our own pictures, panels of test photos among them, are not to be trained on
+    ours = set()
+    for index in folder.rglob("crops/index.json"):
+        work = index.parents[1]
+        ours |= {work / part for part in WORKDIR_PARTS}
+        if work != folder:
+            ours.add(work)
+
+    found = []
+    for path in reading.list_images(folder):
+        if ours.isdisjoint(path.parents):
+            found.append(PhotoFile(path.relative_to(folder).as_posix(), path))
+    return found
+
+
+def _in_zip(path: Path, key: str) -> list[PhotoFile]:
+    try:
+        with zipfile.ZipFile(path) as z:
+            members = sorted(z.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        raise DataError(f"{key}='{path}' is neither a folder nor a zip ({e}): name a folder of photos") from e
+    return [PhotoFile(m, path, m) for m in members if Path(m).suffix.lower() in reading.SUFFIXES and not _is_hidden(m)]
+
+
+def _is_hidden(member: str) -> bool:
+    """Whether a folder's listing would leave it out too; macOS adds such files to its zips."""
     return any(part.startswith((".", "__MACOSX")) for part in Path(member).parts)
 
 
-def _hashed(photos: list[PhotoFile], what: str) -> list[PhotoFile]:
-    bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=None if len(photos) < 50 else False, leave=False)
-    return [PhotoFile(p.name, p.file, p.member, files.sha256(p.bytes())) for p in bar]
+def _with_hashes(photos: list[PhotoFile], what: str) -> list[PhotoFile]:
+    quiet = None if len(photos) < HASHED_SILENTLY else False
+    bar = tqdm(photos, desc=f"reading {what}", unit="photo", disable=quiet, leave=False)
+    return [replace(photo, sha256=files.sha256(photo.bytes())) for photo in bar]
+
+
+# ---- the splits
 
 
 def split_photos(cfg: Config) -> dict[str, list[PhotoFile]]:
-    """The photos of each split, hashed. Which photos a folder or zip holds out is by the hash of (seed, photo), so
-    that adding photos moves none from training to validation or test."""
-    d = cfg.data
-    if d.photos == "samples":
-        import skimage
+    """The photos of "train", "valid" and "test", hashed. Raises DataError where one of them would be empty."""
+    splits = _split_samples(cfg) if cfg.data.photos == "samples" else _split_folder(cfg)
+    total = sum(len(photos) for split, photos in splits.items() if split != "test" or not _has_own_test(cfg))
 
-        folder = Path(skimage.__file__).parent / "data"
-        parts = {s: _hashed([PhotoFile(n, folder / n) for n in names], "samples") for s, names in SAMPLES.items()}
-        if d.test_photos:
-            parts["test"] = _hashed(find_photos(d.test_photos, "data.test_photos"), "test photos")
-    else:
-        zips = {"DIV2K": ("div2k_train", "div2k_valid")}.get(d.photos)
-        pool = _hashed(find_photos(str(sources.fetch(zips[0])) if zips else d.photos), "photos")
-        total = len(pool)
-        test_from = d.test_photos or (str(sources.fetch(zips[1])) if zips else "")
-        pool.sort(key=lambda p: files.digest([cfg.seed, p.sha256]))
-        parts = {"test": _hashed(find_photos(test_from, "data.test_photos"), "test photos")} if test_from else {}
-        for part, count in (("test", 0 if test_from else d.test_count), ("valid", d.valid_count)):
-            if part not in parts:
-                parts[part], pool = pool[:count], pool[count:]
-        parts["train"] = sorted(pool, key=lambda p: p.name)
-    held = {p.sha256 for p in parts["test"]}
-    parts["valid"] = [p for p in parts["valid"] if p.sha256 not in held]
-    held |= {p.sha256 for p in parts["valid"]}
-    unseen = [p for p in parts["train"] if p.sha256 not in held]
-    if len(unseen) < len(parts["train"]):
-        twice = len(parts["train"]) - len(unseen)
+    # a photo that is twice there counts as a test photo, else as a validation photo
+    held_out = {photo.sha256 for photo in splits["test"]}
+    splits["valid"] = [photo for photo in splits["valid"] if photo.sha256 not in held_out]
+    held_out |= {photo.sha256 for photo in splits["valid"]}
+    unseen = [photo for photo in splits["train"] if photo.sha256 not in held_out]
+
+    twice = len(splits["train"]) - len(unseen)
+    if twice:
         print(f"{twice} training photos are also test or validation photos: left out of training")
-    parts["train"] = unseen[: d.limit or None]
-    for part, photos in parts.items():
-        if not photos:
-            if part == "test" and not d.test_count:
-                raise DataError("no test photos: data.test_count=0 holds out none; raise it, or give data.test_photos")
-            if d.photos == "samples" or total > d.valid_count + (0 if d.test_photos else d.test_count):
-                raise DataError(
-                    f"no {part} photos: those of data.photos={d.photos!r} are all test or validation photos too; give "
-                    "other data.photos or data.test_photos"
-                )
-            held_out = "" if d.test_photos else f" + data.test_count={d.test_count}"
-            raise DataError(
-                f"no {part} photos: data.photos={d.photos!r} has {total}; it takes more than data.valid_count="
-                f"{d.valid_count}{held_out}: lower these or add photos"
-            )
-    return parts
+    splits["train"] = unseen[: cfg.data.limit or None]
+    _require_photos(cfg, splits, total)
+    return splits
+
+
+def _split_samples(cfg: Config) -> dict[str, list[PhotoFile]]:
+    import skimage
+
+    folder = Path(skimage.__file__).parent / "data"
+    splits = {}
+    for split, names in SAMPLES.items():
+        splits[split] = _with_hashes([PhotoFile(name, folder / name) for name in names], "samples")
+    if cfg.data.test_photos:
+        splits["test"] = _test_photos(cfg.data.test_photos)
+    return splits
+
+
+def _split_folder(cfg: Config) -> dict[str, list[PhotoFile]]:
+    """The splits of DIV2K, a folder or a zip.
+
+    Which photos are held out is by the hash of (seed, photo), so that adding photos moves none from training to
+    validation or test.
+    """
+    where, test_from = cfg.data.photos, cfg.data.test_photos
+    if where == "DIV2K":
+        where = str(sources.fetch("div2k_train"))
+        test_from = test_from or str(sources.fetch("div2k_valid"))
+
+    pool = _with_hashes(find_photos(where), "photos")
+    pool.sort(key=lambda photo: files.digest([cfg.seed, photo.sha256]))
+    if test_from:
+        test = _test_photos(test_from)
+    else:
+        test, pool = pool[: cfg.data.test_count], pool[cfg.data.test_count :]
+    valid, pool = pool[: cfg.data.valid_count], pool[cfg.data.valid_count :]
+    return {"test": test, "valid": valid, "train": sorted(pool, key=lambda photo: photo.name)}
+
+
+def _has_own_test(cfg: Config) -> bool:
+    """Whether the test photos are of another source than the rest."""
+    return bool(cfg.data.test_photos) or cfg.data.photos == "DIV2K"
+
+
+def _test_photos(where: str) -> list[PhotoFile]:
+    return _with_hashes(find_photos(where, "data.test_photos"), "test photos")
+
+
+def _require_photos(cfg: Config, splits: dict[str, list[PhotoFile]], total: int) -> None:
+    """Refuse an empty split: DataError says why it is empty and what to do. `total` is the number of photos given."""
+    settings = cfg.data
+    empty = next((split for split, photos in splits.items() if not photos), None)
+    if not empty:
+        return
+    if empty == "test" and not settings.test_count:
+        raise DataError("no test photos: data.test_count=0 holds out none; raise it, or give data.test_photos")
+
+    wanted = settings.valid_count + (0 if settings.test_photos else settings.test_count)
+    if settings.photos == "samples" or total > wanted:
+        raise DataError(
+            f"no {empty} photos: those of data.photos={settings.photos!r} are all test or validation photos too; give "
+            "other data.photos or data.test_photos"
+        )
+    counts = f"data.valid_count={settings.valid_count}"
+    if not settings.test_photos:
+        counts += f" + data.test_count={settings.test_count}"
+    raise DataError(
+        f"no {empty} photos: data.photos={settings.photos!r} has {total}; it takes more than {counts}: "
+        "lower these or add photos"
+    )

@@ -33,24 +33,30 @@ class SOAP(torch.optim.Optimizer):
     def _update(self, p: Tensor, group: dict) -> None:
         grad = p.grad.flatten(1) if p.dim() > 1 else p.grad
         state, (b1, b2) = self.state[p], group["betas"]
+        is_matrix = p.dim() > 1
         if not state:
             state |= {"step": 0, "mean": torch.zeros_like(grad), "square": torch.zeros_like(grad)}
-            if p.dim() > 1:
+            if is_matrix:  # the first step only fills the preconditioners
                 state |= {"L": grad @ grad.T, "R": grad.T @ grad}
-                state |= {f"Q{side}": _eigenvectors(state[side]).flip(1) for side in "LR"}
+                state["QL"] = _eigenvectors(state["L"]).flip(1)
+                state["QR"] = _eigenvectors(state["R"]).flip(1)
                 return
+
+        # into the eigenbasis
         state["step"] += 1
         state["mean"].lerp_(grad, 1 - b1)
-        mean = state["mean"]
-        if p.dim() > 1:
+        mean, turned = state["mean"], grad
+        if is_matrix:
             left, right = state["QL"], state["QR"]
             turned, mean = left.T @ grad @ right, left.T @ mean @ right
-        else:
-            turned = grad
+
+        # Adam there
         state["square"].lerp_(turned.square(), 1 - b2)
         size = (state["square"] / (1 - b2 ** state["step"])).sqrt_().add_(1e-8)
         update = mean / (1 - b1 ** state["step"]) / size
-        if p.dim() > 1:
+
+        # and back; the basis follows the preconditioners
+        if is_matrix:
             update = left @ update @ right.T
             state["L"].lerp_(grad @ grad.T, 1 - b2)
             state["R"].lerp_(grad.T @ grad, 1 - b2)
