@@ -193,7 +193,7 @@ def _load_network(path: Path, engine: str) -> torch.nn.Module:
     from kd_utils.models import teacher
 
     try:
-        return teacher.load_teacher(str(path)).net
+        return teacher.load_teacher(teacher.find_teacher(str(path))).net
     except teacher.TeacherError as e:
         reason = str(e).removeprefix(f"teacher {str(path)!r}: ")
         raise CheckpointError(reason.splitlines()[0]) from e
