@@ -27,7 +27,7 @@ from kd_utils.config import Config, make
 from kd_utils.data.crops import CropIndex, PhotoPair, load_photo_pairs, read_index
 from kd_utils.evaluation import costs, figures, metrics, page, report, viewer
 from kd_utils.models import student, tiling
-from kd_utils.models.teacher import Teacher, TeacherRef, find_teacher, load_teacher, teacher_target
+from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.models.vgg import VGGFeatures, load_vgg, vgg_distance
 from kd_utils.training.initialization import resolve_auto_init
 from kd_utils.workdir import BASELINE, STUDENT, Workdir
@@ -78,7 +78,7 @@ def evaluate(cfg: Config) -> Evaluated:
     if not pairs:
         raise EvaluateError("no test photos: set data.test_photos to a folder of photos and run step 1 again")
     notes: list[str] = []
-    ref = find_teacher(cfg.teacher)
+    ref = resolve_teacher(cfg)
     students = _students(cfg, ref, index.key, notes)
     device = devices.resolve_device(cfg.device)
     teach = load_teacher(ref, device)

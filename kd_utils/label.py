@@ -17,7 +17,7 @@ from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data.crops import CropIndex, Shard, read_index
 from kd_utils.models import pruning, student
-from kd_utils.models.teacher import Teacher, TeacherRef, find_teacher, load_teacher, teacher_target
+from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.provenance import Provenance
 from kd_utils.workdir import Workdir
 
@@ -43,7 +43,7 @@ def label(cfg: Config) -> Labelled:
     work = Workdir.of(cfg)
     index = read_index(cfg)
     runtime = devices.resolve_runtime(cfg.device, cfg.label.dtype)
-    ref = find_teacher(cfg.teacher)
+    ref = resolve_teacher(cfg)
 
     teacher = load_teacher(ref, runtime.device)
     if cfg.train.init == "teacher":  # better said now than after the labels are made
@@ -72,6 +72,8 @@ def label(cfg: Config) -> Labelled:
 def _say_what_matters(cfg: Config, ref: TeacherRef, runtime: Runtime) -> None:
     if ref.is_stand_in:
         print(f"Teacher: {ref.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
+    elif ref.remark:
+        print(f"Teacher: {ref.name}, {ref.remark}.")
     if warning := devices.bf16_warning(runtime.device, "label.dtype", cfg.label.dtype):
         print(warning)
 

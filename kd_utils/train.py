@@ -28,7 +28,7 @@ from kd_utils.config import Config, TrainConfig
 from kd_utils.data.crops import Batch, CropIndex, Crops, read_index
 from kd_utils.label import require_labels
 from kd_utils.models import student
-from kd_utils.models.teacher import TeacherRef, find_teacher
+from kd_utils.models.teacher import TeacherRef, resolve_teacher
 from kd_utils.models.vgg import VGGFeatures, load_vgg
 from kd_utils.provenance import Provenance
 from kd_utils.training import checkpoints, distributed
@@ -64,7 +64,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
     # everything that the settings name is found once, and handed down
     work = Workdir.of(cfg)
     index = read_index(cfg)
-    ref = find_teacher(cfg.teacher)
+    ref = resolve_teacher(cfg)
     cfg = resolve_auto_init(cfg, index, ref)
     labels = require_labels(cfg, work, index, ref)
     runtime = devices.resolve_runtime(cfg.device, cfg.train.dtype, training=True)

@@ -52,3 +52,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be loaded safely ({why}): it is damaged, or holds more than weights"
         ) from e
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file. Raises CheckpointError, naming the file."""
+    from safetensors.torch import load
+
+    try:
+        return load(Path(path).read_bytes())
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read ({e.strerror}): check the path") from e
+    except Exception as e:  # safetensors raises its own kinds
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged ({e}): fetch it again") from e

@@ -159,7 +159,7 @@ def load(path: str | Path) -> Student:
     """
     data = read_checkpoint(path)
     try:
-        net = from_state_dict(_state_dict(data))
+        net = from_state_dict(state_dict_of(data))
     except StudentError as e:
         raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
     net.meta = data.get("meta", {}) if isinstance(data, dict) else {}
@@ -189,19 +189,29 @@ def from_state_dict(state: dict[str, Tensor]) -> Student:
         scale = {"body": 4, "x2_body": 2, "x1_body": 1}[trunk]
         feat = state[f"{trunk}.0.weight"].shape[0]
         last = max(int(name.split(".")[1]) for name in state)  # convolutions and PReLUs are numbered through
-        net = Student(feat, last // 2 - 1, scale)
+        convs = last // 2 - 1
+        if len(state) != 3 * convs + 5:  # before a network of any size that a damaged name asks for is made
+            raise ValueError(f"{len(state)} tensors are not those of {convs} inner convolutions")
+        net = Student(feat, convs, scale)
         net.load_state_dict({name: value.float() for name, value in state.items()})
     except (StopIteration, KeyError, IndexError, RuntimeError, AttributeError, ValueError, TypeError) as e:
         raise StudentError("these weights are not those of a student or a x4 Compact model") from e
     return net.eval()
 
 
-def _state_dict(data: Any) -> Any:
-    """The weights within a checkpoint: Real-ESRGAN keeps the averaged ones in `params_ema`, others in `params`."""
+def state_dict_of(data: Any) -> Any:
+    """The weights within a checkpoint, under their plain names.
+
+    Real-ESRGAN keeps the averaged ones in `params_ema`, others in `params`; training tools put a prefix before names.
+    """
     if isinstance(data, dict):
         for key in ("params_ema", "params"):
             if isinstance(data.get(key), dict):
-                return data[key]
+                data = data[key]
+                break
+    for prefix in ("module.", "net_g.", "model."):
+        if isinstance(data, dict) and data and all(isinstance(k, str) and k.startswith(prefix) for k in data):
+            data = {name.removeprefix(prefix): value for name, value in data.items()}
     return data
 
 

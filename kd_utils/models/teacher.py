@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from kd_utils.common import files, sources
 from kd_utils.common.errors import CheckpointError, StudentError, TeacherError
-from kd_utils.common.tensors import bicubic, read_checkpoint
-from kd_utils.config import STAND_INS, TEACHERS, shipped
+from kd_utils.common.tensors import bicubic, read_checkpoint, read_safetensors
+from kd_utils.config import STAND_INS, TEACHERS, Config, shipped
 from kd_utils.models import student
+from kd_utils.models.ncnn import read_ncnn
 from kd_utils.models.student import Student
+from kd_utils.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class TeacherRef:
 
     name: str
     path: Path
-    sha256: str
+    sha256: str  # of the .pth, or of an ncnn network's .bin
+    remark: str = ""  # what a report has to say of the weights
 
     @property
     def is_stand_in(self) -> bool:
@@ -79,12 +82,19 @@ class Clamped(nn.Module):
         return self.net(x).clamp(0, 1)
 
 
-def find_teacher(name: str) -> TeacherRef:
-    """The file of a registry name (fetched if need be), of a Drive link or of a path. TeacherError or SourceError."""
-    if name in STAND_INS:
-        return TeacherRef(name, shipped(f"{name}.pth"), files.sha256(shipped(f"{name}.pth")))
+def find_teacher(name: str, official: bool | None = None) -> TeacherRef:
+    """The file of a registry name (fetched if need be), of a Drive link or of a path. TeacherError or SourceError.
 
-    if name in TEACHERS or name.startswith("https://drive.google.com/"):
+    The weights of some names come in two kinds, the official file and the same rounded to half precision: `official`
+    asks for one of them, None for what can be had.
+    """
+    if name in TEACHERS:
+        weights = sources.fetch_weights(name, official)
+        return TeacherRef(name, weights.path, weights.sha256, weights.remark)
+
+    if name in STAND_INS:
+        path = shipped(f"{name}.pth")
+    elif name.startswith("https://drive.google.com/"):
         path = sources.fetch(name)
     else:
         path = Path(name).expanduser()
@@ -93,7 +103,24 @@ def find_teacher(name: str) -> TeacherRef:
             f"teacher {name!r} is neither a file nor one of {', '.join(TEACHERS + STAND_INS)}: "
             "check the path, or name one of these"
         )
-    return TeacherRef(name if name in TEACHERS else path.stem, path, files.sha256(path))
+    # of an ncnn network the weights are in the file beside it
+    weights_file = path.with_suffix(".bin") if path.suffix == ".param" else path
+    return TeacherRef(name if name in STAND_INS else path.stem, path, files.sha256(weights_file))
+
+
+def resolve_teacher(cfg: Config) -> TeacherRef:
+    """The teacher of a run.
+
+    A work folder whose labels were made by the official file, or by the rounded weights, goes on with the same. The
+    preset `quick` takes the rounded ones, which come by pip and so to every machine.
+    """
+    official = False if cfg.preset == "quick" and cfg.teacher in sources.ROUNDED else None
+    index = Workdir.of(cfg).label_index
+    if index.is_file():
+        made_by = files.read_json(index).get("teacher_sha256", "")
+        known = sources.is_official(cfg.teacher, made_by)
+        official = official if known is None else known
+    return find_teacher(cfg.teacher, official)
 
 
 def load_teacher(ref: TeacherRef, device: str | torch.device = "cpu") -> Teacher:
@@ -114,10 +141,11 @@ def load_teacher(ref: TeacherRef, device: str | torch.device = "cpu") -> Teacher
 def load_network(path: Path) -> Network:
     """Any RGB super-resolution network of a file: a student, a Compact model, or what spandrel recognises.
 
-    Official files hold `params_ema` (RRDBNet) or `params` (Compact); both are read. Raises CheckpointError.
+    Read are .pth, .safetensors and ncnn's .param (with its .bin). Raises CheckpointError.
     """
+    state = _read_state(path)
     try:
-        net = student.load(path)
+        net = student.from_state_dict(state)
         return Network(net, "RealESRGAN Compact", net.scale)
     except StudentError:
         pass  # it is of another kind
@@ -125,11 +153,6 @@ def load_network(path: Path) -> Network:
     # spandrel takes 9 seconds to import, so it is asked only for what our own reader does not know
     from spandrel import ModelLoader
 
-    state = read_checkpoint(path)
-    for key in ("params_ema", "params"):
-        if isinstance(state, dict) and key in state:
-            state = state[key]
-            break
     try:
         found = ModelLoader(device="cpu").load_from_state_dict(state)
     except Exception as e:  # spandrel raises its own kinds of error and torch's
@@ -143,6 +166,15 @@ def load_network(path: Path) -> Network:
             "it must be RGB"
         )
     return Network(found.model.eval(), found.architecture.name, found.scale)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by the official names, fp32."""
+    if path.suffix == ".param":
+        return read_ncnn(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return student.state_dict_of(read_checkpoint(path))
 
 
 @torch.inference_mode()
