@@ -23,7 +23,7 @@ from kd_utils.overrides import did_you_mean
 # The steps of the pipeline: their help, their module and an example's arguments. A step is the function of its name.
 STEPS = {
     "prepare": ("step 1: photos into crops", "kd_utils.prepare", "--set data.photos=~/photos"),
-    "label": ("step 2: what the teacher makes of them", "kd_utils.models.teacher", "--teacher general_x4v3"),
+    "label": ("step 2: what the teacher makes of them", "kd_utils.label", "--teacher general_x4v3"),
     "train": ("step 3: the student, and the baseline without a teacher", "kd_utils.train", "--set train.steps=2000"),
     "evaluate": ("step 4: scores and the report", "kd_utils.evaluate", "--workdir workdir"),
 }
