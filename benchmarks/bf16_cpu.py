@@ -15,7 +15,8 @@ import torch
 from skimage import data
 
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
-from kd_utils.evaluation import metrics, timing
+from kd_utils.evaluation import metrics
+from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.models import student, teacher
 from kd_utils.training import losses, optimizers
 
@@ -71,7 +72,7 @@ def main() -> None:
         steps = {k: step(size, d, x) for k, d in KINDS.items()}
         rows[f"a step of {size}"] = steps | {"compiled": step(size, torch.bfloat16, x, compiled=True)}
     for name, jobs in rows.items():
-        ms = {kind: took / args.batch for kind, took in timing.time_interleaved(jobs, args.turns).items()}
+        ms = {kind: took / args.batch for kind, took in time_interleaved(jobs, args.turns).items()}
         cells = [f"{ms[k]:.1f}" if k in ms else "" for k in ("fp32", "bf16", "compiled")]
         cells += [f"{ms['fp32'] / ms[k]:.1f}" if k in ms else "" for k in ("bf16", "compiled")]
         print(f"| {name} | {' | '.join(cells)} |")

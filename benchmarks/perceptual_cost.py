@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kd_utils.common import devices
-from kd_utils.evaluation import timing
+from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.models import student
 from kd_utils.models.vgg import load_vgg
 from kd_utils.training import losses
@@ -63,7 +63,7 @@ def main() -> None:
         )
         for side, fraction in [(0, 0.0), (32, 0.25), (64, 0.25), (64, 1.0)]
     }
-    times = timing.time_interleaved({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
+    times = time_interleaved({what: partial(step, *case) for what, case in cases.items()}, args.repeats, warm=2)
     own = times["the student's own step"]
     print(f"student {args.size}, expand {args.expand}, batch {args.batch} of {small}x{small}", end=", ")
     print(f"{where}, {runtime.dtype}, {args.threads} threads")

@@ -14,10 +14,8 @@ import skimage
 from PIL import Image
 
 from benchmarks import results
-from kd_utils.common.tensors import bicubic
 from kd_utils.config import ROOT
 from kd_utils.evaluation.figures import panel
-from kd_utils.models import teacher
 
 # photo -> the places magnified (left, top, right, bottom), chosen to show texture, colour edges and a face
 ZOOMS = {
@@ -32,27 +30,28 @@ def main() -> None:
     parser.add_argument("--teacher", default="general_x4v3", help="a registry name or a checkpoint")
     parser.add_argument("--peer", default="animevideov3", help="the same")
     args = parser.parse_args()
-    models = [results.Model("bicubic", "", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
-    shown = {name: file for name, file in results.X4.items() if name != "s, same steps"}  # as student s, to the eye
-    models += [results.load(name, results.WEIGHTS / file) for name, file in shown.items()]
-    peer = teacher.find_teacher(args.peer).path
-    models.append(results.load(peer.stem.removeprefix("realesr-"), peer))
-    models.append(results.load("teacher", teacher.find_teacher(args.teacher).path))
+    models = []
+    for model in results.models_x4(args.teacher, args.peer):
+        model.name = model.name.removeprefix("realesr-")
+        if model.name != "s, same steps":  # to the eye it is student s
+            models.append(model)
+
     sheets = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ZOOMS:
             (Path(folder) / f"{name}.png").symlink_to(Path(skimage.__file__).parent / "data" / f"{name}.png")
         for case in results.cases(Path(folder), 384, "light", 4):
-            pictures = {m.name: results.picture(m, case) for m in models} | {"original": case.hr}
+            pictures = {model.name: results.picture(model, case) for model in models} | {"original": case.hr}
             sheets.insert(0, panel(pictures, ZOOMS[case.photo]))
-    whole = Image.new("RGB", (sheets[0].width, sum(s.height for s in sheets)))
+
+    # one below the other, small enough for a README
+    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)))
     top = 0
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
-    whole.resize((WIDTH, round(WIDTH * whole.height / whole.width)), Image.Resampling.LANCZOS).save(
-        ROOT / "assets" / "models.jpg", quality=90
-    )
+    size = (WIDTH, round(WIDTH * whole.height / whole.width))
+    whole.resize(size, Image.Resampling.LANCZOS).save(ROOT / "assets" / "models.jpg", quality=90)
 
 
 if __name__ == "__main__":

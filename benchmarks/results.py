@@ -1,20 +1,20 @@
 """The results table: every model on every set and degradation. `make results`, or python -m benchmarks.results --help
 
 Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the
-VGG19 distance on RGB; means over photos with 95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0).
-Scores of a model, photo and degradation are kept in --workdir: what has not changed is not computed again. The times
-are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU. Writes docs/RESULTS.md, the table of README.md
-between its markers, and with --panels pictures of all models (photos of others do not go into the repository).
+VGG19 distance on RGB, sharpness (mean gradient of Y) over the teacher's; means over photos with 95% bootstrap intervals
+(percentile, 10,000 draws of photos, seed 0). Scores of a model, photo and degradation are kept in --workdir: what has
+not changed is not computed again. The times are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU.
+Writes docs/RESULTS.md, the table of README.md between its markers, and with --panels pictures of all models (photos of
+others do not go into the repository).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,15 +22,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils import provenance, sharpen
+from benchmarks import tables
+from benchmarks.tables import Rows
+from kd_utils import sharpen
 from kd_utils.common import files
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.config import ROOT
 from kd_utils.data.degradations import degrade
-from kd_utils.evaluation import figures, metrics, timing
+from kd_utils.evaluation import figures, metrics
+from kd_utils.evaluation.costs import time_interleaved
+from kd_utils.evaluation.perceptual import Judges
+from kd_utils.evaluation.scores import Scores
 from kd_utils.imaging import reading
 from kd_utils.models import student, teacher, tiling
-from kd_utils.models.vgg import load_vgg, vgg_distance
+from kd_utils.models.vgg import load_vgg
 
 WEIGHTS = ROOT / "assets" / "weights"
 X4 = {
@@ -40,13 +45,7 @@ X4 = {
     "s, same steps": "before/student_x4_s_2.pth",  # as many as the next, which shows what the teacher brings
     "s, no teacher": "student_x4_s_no_teacher.pth",
 }
-SCORES = {  # key -> title, digits
-    "psnr": ("PSNR-Y", 2),
-    "ssim": ("SSIM-Y", 4),
-    "vgg": ("VGG19", 3),
-    "psnr_teacher": ("PSNR-Y to the teacher", 2),
-    "ssim_teacher": ("SSIM-Y to the teacher", 4),
-}
+PERFECT = 100.0  # dB; stands for the infinite PSNR of equal images, so that a mean can be taken
 
 
 @dataclass
@@ -101,27 +100,37 @@ def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
 
 
 @torch.inference_mode()
-def score(models: list[Model], case: Case, scale: int, teach: Model | None, vgg: Any, cache: Path) -> dict[str, dict]:
+def score(
+    models: list[Model], case: Case, scale: int, teach: Model | None, judges: Judges, cache: Path
+) -> dict[str, Scores]:
     """Scores of each model's picture, from the cache where they are known."""
-    by = f"-{teach.key[:16]}" if teach else ""  # scores to the teacher are in it too
-    paths = {m.name: cache / f"{m.key[:16]}-{case.key[:16]}{by}.json" for m in models}
-    found = {name: files.read_json(path) if path.is_file() else {} for name, path in paths.items()}
-    judge = files.sha256(vgg.features[0].weight.numpy().tobytes())[:16] if vgg else None
-    new = {m.name: m for m in models if not found[m.name] or (vgg and found[m.name].get("vgg_by") != judge)}
-    taught = _taught(teach, case, cache.parent / "teacher") if teach else None
-    out = {name: taught if m is teach else picture(m, case) for name, m in new.items()}
-    for name, image in out.items():
-        for suffix, ref in (("", case.hr), ("_teacher", taught)):
-            if ref is not None and ref is not image:
-                found[name][f"psnr{suffix}"] = min(metrics.psnr(image, ref, scale, True), 100.0)
-                found[name][f"ssim{suffix}"] = metrics.ssim(image, ref, scale, True)
-    far: list[Any] = [None] * len(out)
-    if vgg and out:
-        far = vgg_distance(to_tensor(np.stack(list(out.values()))), to_tensor(case.hr[None]), vgg).tolist()
-    for name, distance in zip(out, far, strict=True):
-        found[name] |= {"vgg": distance, "vgg_by": judge}
-        files.write_json(paths[name], found[name])
-    return found
+    # a file of the cache is named by the model, the case, and all that judged
+    judge = files.sha256(judges.vgg.features[0].weight.numpy().tobytes()) if judges.vgg else "none"
+    paths = {}
+    for model in models:
+        by = files.digest([model.key, case.key, teach.key if teach else "", judge, sorted(tables.SCORES)])
+        paths[model.name] = cache / f"{by}.json"
+    found = {name: Scores(**files.read_json(path)) for name, path in paths.items() if path.is_file()}
+
+    new = [model for model in models if model.name not in found]
+    label = taught(teach, case, cache.parent / "teacher") if teach else None
+    images = {model.name: label if model is teach else picture(model, case) for model in new}
+    for name, image in images.items():
+        found[name] = metrics.score(image, case.hr, label, scale)
+        _cap(found[name], image is not label and label is not None)
+    judges.score(found, images, case.hr, label)
+
+    for name in images:
+        files.write_json(paths[name], asdict(found[name]))
+    return {model.name: found[model.name] for model in models}
+
+
+def _cap(scores: Scores, has_label: bool) -> None:
+    """Equal images have an infinite PSNR, which `metrics.score` leaves out: here it counts."""
+    if scores.psnr_y is None:
+        scores.psnr_y = PERFECT
+    if has_label and scores.psnr_y_teacher is None:
+        scores.psnr_y_teacher = PERFECT
 
 
 @torch.inference_mode()
@@ -129,36 +138,12 @@ def picture(model: Model, case: Case) -> np.ndarray:
     return to_uint8(model.run(to_tensor(case.lr[None])))[0]
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95% percentile bootstrap interval of the mean over photos."""
-    v = np.array(values)
-    means = v[np.random.default_rng(0).integers(len(v), size=(10_000, len(v)))].mean(1)
-    return float(v.mean()), *(float(q) for q in np.percentile(means, [2.5, 97.5]))
-
-
-def show_score(key: str, values: list[Any]) -> str:
-    if any(v is None for v in values):
-        return ""
-    digits = SCORES[key][1]
-    mean, low, high = interval(values)
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def table(rows: dict[str, list[dict[str, Any]]], keys: list[str]) -> str:
-    """Markdown: a row a model, a column a score."""
-    lines = ["| | " + " | ".join(SCORES[k][0] for k in keys) + " |", "|---" * (len(keys) + 1) + "|"]
-    for name, scores in rows.items():
-        cells = [show_score(k, [s.get(k) for s in scores]) for k in keys]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines)
-
-
 @torch.inference_mode()
 def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, dict[str, float]]:
     """Parameters, GMAC and milliseconds for an output of 1024 x 1024, by turns in one run; medians."""
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     quick = {m.name: sharpen._torch(m.net, torch.device("cpu")) if m.net else m.run for m in models}
-    took = timing.time_interleaved({name: partial(run, x) for name, run in quick.items()}, turns)
+    took = time_interleaved({name: partial(run, x) for name, run in quick.items()}, turns)
     out = {}
     for m in models:
         out[m.name] = {"ms": took[m.name] * (1024 / (side * scale)) ** 2}
@@ -173,31 +158,31 @@ def load(name: str, path: Path) -> Model:
 
 
 def panel(case: Case, pictures: dict[str, np.ndarray], path: Path) -> None:
-    side = min(160, min(case.hr.shape[:2]) // 3)
-    first = figures.most_detailed(case.hr, side, [])
-    zooms = [first, figures.most_detailed(case.hr, side, [first])]
+    zooms = figures.spread_zooms(case.hr, min(160, min(case.hr.shape[:2]) // 3), 2)
     files.write_png(path, figures.panel(pictures | {"original": case.hr}, zooms, case.photo))
 
 
-def measure(args: argparse.Namespace, scale: int, models: list[Model], teach: Model | None, vgg: Any) -> dict:
-    """{(set, degradation): {model: scores of its photos}}, and a panel of each photo."""
-    found: dict[tuple[str, str], dict[str, list]] = {}
-    sets = {"valid": args.valid, "Set5": args.set5}
-    for title, folder in sets.items():
+def measure(
+    args: argparse.Namespace, scale: int, models: list[Model], teach: Model | None, judges: Judges
+) -> dict[tuple[str, str], Rows]:
+    """The scores by set and degradation, and a panel of each photo."""
+    found: dict[tuple[str, str], Rows] = {}
+    for title, folder in {"valid": args.valid, "Set5": args.set5}.items():
         for name in DEGRADATIONS[scale]:
+            rows: Rows = {model.name: [] for model in models}
             todo = cases(folder, args.side, name, scale)
-            rows: dict[str, list] = {m.name: [] for m in models}
             for case in tqdm(todo, desc=f"x{scale} {title} {name}", unit="photo"):
-                for model, scores in score(models, case, scale, teach, vgg, args.workdir / "scores").items():
-                    rows[model].append(scores)
+                scores = score(models, case, scale, teach, judges, args.workdir / "scores")
+                for model, of_photo in scores.items():
+                    rows[model].append(of_photo)
                 if args.panels:
-                    pictures = {m.name: picture(m, case) for m in models}
+                    pictures = {model.name: picture(model, case) for model in models}
                     panel(case, pictures, args.workdir / "panels" / f"x{scale}-{title}-{name}-{case.photo}.png")
             found[title, name] = rows
     return found
 
 
-def _taught(teach: Model, case: Case, cache: Path) -> np.ndarray:
+def taught(teach: Model, case: Case, cache: Path) -> np.ndarray:
     """The teacher's picture of a case, kept."""
     path = cache / f"{teach.key[:16]}-{case.key[:16]}.safetensors"
     if not path.is_file():
@@ -219,88 +204,39 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
     parser.add_argument("--dry", action="store_true", help="print the tables, write no document")
     args = parser.parse_args(argv)
-    vgg = load_vgg(args.vgg) if args.vgg else None
-    if not vgg:
+    judges = Judges(torch.device("cpu"), load_vgg(args.vgg) if args.vgg else None, side=None)
+    if not judges.vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
-    x4 = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
-    for name, file in X4.items():
-        if (WEIGHTS / file).is_file():
-            x4.append(load(name, WEIGHTS / file))
-        else:
-            print(f"{name} is LEFT OUT: there is no {file}")
-    for name, given in ((teacher.find_teacher(args.peer).path.stem, args.peer), ("teacher", args.teacher)):
-        big = teacher.load_teacher(teacher.find_teacher(given))
-        x4.append(Model(name, big.sha256, big, big.net))
-    x4[-1].key = "t" + x4[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
+
+    x4 = models_x4(args.teacher, args.peer)
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
-    four, one = measure(args, 4, x4, x4[-1], vgg), measure(args, 1, x1, None, vgg)
+    four = measure(args, 4, x4, x4[-1], judges)
+    one = measure(args, 1, x1, None, judges)
     timed = costs(x4, 4, args.time_side, args.turns)
-    keys = [k for k in SCORES if vgg or k != "vgg"]
-    text = document(args, four, one, timed, keys)
+
+    keys = [key for key in tables.SCORES if judges.vgg or key not in tables.VGG]
+    text = tables.document(args.side, teacher.find_teacher(args.teacher).path.stem, four, one, timed, keys)
     print(text)
     if not args.dry:
         files.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
-        readme(ROOT / "README.md", four, timed, keys)
+        tables.readme(ROOT / "README.md", four, timed, keys)
 
 
-def cost_table(timed: dict[str, dict[str, float]]) -> str:
-    lines = [
-        "| | parameters | GMAC for 1024x1024 | ms for 1024x1024, CPU | of the teacher's |",
-        "|---|---|---|---|---|",
-    ]
-    whole = timed["teacher"]["ms"]
-    for name, c in timed.items():
-        size = f"{c['params']:,} | {c['gmac']:.1f}" if "params" in c else " | "
-        lines.append(f"| {name} | {size} | {c['ms']:.0f} | {c['ms'] / whole:.3f} |")
-    return "\n".join(lines)
+def models_x4(teacher_name: str, peer_name: str) -> list[Model]:
+    """Bicubic, our students, the peer, and the teacher last."""
+    models = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
+    for name, file in X4.items():
+        if (WEIGHTS / file).is_file():
+            models.append(load(name, WEIGHTS / file))
+        else:
+            print(f"{name} is LEFT OUT: there is no {file}")
 
-
-def document(args: argparse.Namespace, four: dict, one: dict, timed: dict, keys: list[str]) -> str:
-    versions = provenance.versions()
-    parts = [
-        "# Results",
-        "Made by `make results`; do not edit. Photos that no training saw, the centre "
-        f"({args.side}x{args.side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
-        "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher. "
-        f"Teacher: {teacher.find_teacher(args.teacher).path.stem}. What each model is: assets/weights/*.md.",
-        f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
-        "## Cost, x4",
-        "Times by turns in one run, medians; trust the ratios.",
-        cost_table(timed),
-    ]
-    for (title, name), rows in four.items():
-        parts += [f"## x4 · {title} · {name} ({len(next(iter(rows.values())))} photos)", table(rows, keys)]
-        base = [s["psnr_teacher"] for s in rows["bicubic"]]
-        gains = [
-            f"{m} {interval([a['psnr_teacher'] - b for a, b in zip(scores, base, strict=True)])[0]:+.2f}"
-            for m, scores in rows.items()
-            if m not in ("bicubic", "teacher")
-        ]
-        parts.append(f"PSNR-Y to the teacher above bicubic's, dB: {', '.join(gains)}.")
-    for (title, name), rows in one.items():
-        parts += [f"## Same size (scale 1) · {title} · {name} ({len(next(iter(rows.values())))} photos)"]
-        parts.append(table(rows, [k for k in keys if not k.endswith("_teacher")]))
-        base = [s["psnr"] for s in rows["the input"]]
-        lost = sum(a["psnr"] < b for a, b in zip(rows["student x1 s"], base, strict=True))
-        parts.append(f"Behind its input in PSNR-Y on {lost} of {len(base)} photos.")
-    return "\n\n".join(parts) + "\n"
-
-
-def readme(path: Path, four: dict, timed: dict, keys: list[str]) -> None:
-    """The short table, of valid and light, between the two markers of README.md."""
-    begin, end = "<!-- results -->", "<!-- /results -->"
-    text = path.read_text()
-    if begin not in text or end not in text:
-        raise SystemExit(f"{path} has no {begin} ... {end}: the table was not written")
-    rows = four["valid", "light"]
-    lines = ["| | GMAC | " + " | ".join(SCORES[k][0] for k in keys) + " |", "|---" * (len(keys) + 2) + "|"]
-    for name, scores in rows.items():
-        cells = [show_score(k, [s.get(k) for s in scores]) for k in keys]
-        cost = f"{timed[name]['gmac']:.1f}" if "gmac" in timed[name] else ""
-        lines.append("| " + " | ".join([name, cost, *cells]) + " |")
-    before, rest = text.split(begin)
-    body = f"{begin}\n" + "\n".join(lines) + f"\n{end}"
-    files.write_bytes(path, (before + body + rest.split(end)[1]).encode())
+    for name, given in (("", peer_name), ("teacher", teacher_name)):
+        ref = teacher.find_teacher(given)
+        net = teacher.load_teacher(ref).net
+        models.append(Model(name or ref.path.stem, ref.sha256, net, net))
+    models[-1].key = "t" + models[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
+    return models
 
 
 if __name__ == "__main__":

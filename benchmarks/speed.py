@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_utils import config, export, sharpen
-from kd_utils.evaluation import timing
+from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.models import student
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         runs["RRDBNet 64/6 (anime_6B), PyTorch channels_last"] = (teacher, sharpen._torch(teacher, cpu))
     with torch.inference_mode():
         jobs = {label: partial(run, x if of is net else small) for label, (of, run) in runs.items()}
-        times = timing.time_interleaved(jobs, args.repeats)
+        times = time_interleaved(jobs, args.repeats)
     base = None
     print(f"{args.threads} threads, torch {torch.__version__}, output {args.side * 4} x {args.side * 4}")
     print("| network and engine | s/MP | slower | GMAC per 1024x1024 |\n|---|---|---|---|")

@@ -31,6 +31,10 @@ STEPS = {
 # Commands whose module has `add_arguments` and `main`: their help and examples.
 TOOLS = {
     "sharpen": ("sharpen photos", ["photo.jpg out/", "photos/ out/ --scale 1 --strength 0.7"]),
+    "look": (
+        "compare models on a photo of your own",
+        ["photo.jpg", "photo.jpg --model bicubic m workdir/student_model.pth teacher --out look.html"],
+    ),
     "export": (
         "a student for other programs: ncnn, ONNX, safetensors, PyTorch",
         ["m out/ --to ncnn,onnx", "workdir/student_model.pth mine-x4.onnx"],
@@ -227,16 +231,18 @@ def _step(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from kd_utils.common import files
-    from kd_utils.evaluation import report
+    from kd_utils.evaluation import scores, tables
 
-    results = {}
+    evaluations = {}
     for name in args.workdirs:
         path = Path(name).expanduser() / "eval" / "metrics.json"
         if not path.is_file():
             raise ConfigError(f"{path} is missing: run step 4 in that work folder first (python -m kd_utils evaluate)")
-        results[name] = files.read_json(path)
-    print(json.dumps(results, indent=1) if args.json else report.compare(results))
+        evaluations[name] = scores.read(path)
+    if args.json:
+        print(json.dumps({name: e.to_dict() for name, e in evaluations.items()}, indent=1))
+    else:
+        print(tables.compare(evaluations))
 
 
 # Where our own slug stands: Colab badges, the notebooks' clone cell, README's clone line and workflow badge.

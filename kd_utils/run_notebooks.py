@@ -304,15 +304,15 @@ def _kernel() -> Iterator[None]:
 
 def summary(ran: Ran, workdir: str | Path) -> str:
     """The scores, if the evaluation was among the notebooks, and where everything is."""
-    from kd_utils.evaluation import report
+    from kd_utils.evaluation import report, scores, tables
 
     workdir = Path(workdir).expanduser().resolve()
     lines = [""]
-    scores = workdir / "eval" / "metrics.json"
+    metrics = workdir / "eval" / "metrics.json"
     evaluated = [path for path in ran.notebooks if path.stem.startswith("04") or not path.stem[0].isdigit()]
-    if scores.is_file() and evaluated:
-        result = json.loads(scores.read_text())
-        lines += [report.headline(result), "", report.table(result), ""]
+    if metrics.is_file() and evaluated:
+        evaluation = scores.read(metrics)
+        lines += [report.headline(evaluation), "", tables.table(evaluation), ""]
         lines.append(f"report    {workdir / 'eval' / 'report.html'}")
 
     if (workdir / "student_model.pth").is_file():

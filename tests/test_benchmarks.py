@@ -9,9 +9,10 @@ import skimage
 import torch
 from PIL import Image
 
-from benchmarks import results, ship, trials
+from benchmarks import results, ship, tables, trials
 from kd_utils.common import files
 from kd_utils.config import ROOT, ConfigError, to_dict
+from kd_utils.evaluation.scores import Scores
 from kd_utils.models import student
 
 RECIPE = """
@@ -141,13 +142,13 @@ def test_intervals_hold_the_mean_and_narrow_with_photos():
     rng = np.random.default_rng(1)
     few, many = (rng.normal(30, 2, n).tolist() for n in (6, 60))
     for values in (few, many):
-        mean, low, high = results.interval(values)
+        mean, low, high = tables.interval(values)
         assert low < mean < high and mean == pytest.approx(np.mean(values))
-    spread = [results.interval(v)[2] - results.interval(v)[1] for v in (few, many)]
+    spread = [tables.interval(v)[2] - tables.interval(v)[1] for v in (few, many)]
     assert spread[1] < spread[0] / 2
     # the normal interval of a mean, 1.96 standard errors to each side
     assert spread[1] == pytest.approx(2 * 1.96 * np.std(many) / 60**0.5, rel=0.1)
-    assert results.interval([3.0] * 5) == (3.0, 3.0, 3.0)
+    assert tables.interval([3.0] * 5) == (3.0, 3.0, 3.0)
 
 
 def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, capsys):
@@ -171,6 +172,7 @@ def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, ca
         assert f"## {heading}" in out
     # the peer is the teacher here: it equals its own labels
     peer = next(line for line in out.splitlines() if line.startswith("| peer |") and "[" in line)
+    assert "sharpness over the teacher's" in out and peer.endswith("| 1.00 [1.00, 1.00] |")
     assert "100.00 [100.00, 100.00]" in peer and "1.0000 [1.0000, 1.0000]" in peer
     assert len(list((tmp_path / "w" / "panels").glob("x4-*.png"))) == 9
     first = sorted((tmp_path / "w" / "scores").glob("*.json"))
@@ -182,14 +184,14 @@ def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, ca
 def test_the_readme_gets_its_table_between_the_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    scores = [{"psnr": 30.0, "ssim": 0.9}, {"psnr": 32.0, "ssim": 0.92}]
-    results.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr", "ssim"])
+    scores = [Scores(psnr_y=30.0, ssim_y=0.9), Scores(psnr_y=32.0, ssim_y=0.92)]
+    tables.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr_y", "ssim_y"])
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| bicubic |  | 31.00 [30.00, 32.00] | 0.9100 [0.9000, 0.9200] |" in text
     path.write_text("no markers")
     with pytest.raises(SystemExit, match="the table was not written"):
-        results.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr"])
+        tables.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr_y"])
 
 
 def test_every_shipped_student_has_its_recipe_card_and_facts():

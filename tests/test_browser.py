@@ -87,8 +87,8 @@ def test_the_slider_moves(browser, pages, which):
 
 
 def test_any_two_pictures_and_a_zoom_of_whole_pixels(browser, tmp_path):
-    shades = {name: np.full((60, 80, 3), value, np.uint8) for name, value in (("a", 40), ("b", 120), ("c", 220))}
-    shades["a"][30, 40] = 250
+    shades = {name: np.full((300, 400, 3), value, np.uint8) for name, value in (("a", 40), ("b", 120), ("c", 220))}
+    shades["a"][150, 200] = 250
     (tmp_path / "slider.html").write_text(viewer.slider(shades))
     page = browser.new_page(viewport={"width": 390, "height": 700})
     page.goto((tmp_path / "slider.html").as_uri())
@@ -105,7 +105,7 @@ def test_any_two_pictures_and_a_zoom_of_whole_pixels(browser, tmp_path):
     page.locator("select").nth(0).select_option(label="b")
     assert colour(0.2) == pytest.approx(120, abs=3)
     page.locator("[data-zoom='4']").click()
-    assert page.locator(".kd-before img").evaluate("i => i.getBoundingClientRect().width") == 4 * 80
+    assert page.locator(".kd-before img").evaluate("i => i.getBoundingClientRect().width") == 4 * 400
     corner = page.locator(".kd-before img").bounding_box()
     box = view.bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)

@@ -17,7 +17,7 @@ from kd_utils import config, evaluate, prepare
 from kd_utils.__main__ import main as cli
 from kd_utils.common import files, tensors
 from kd_utils.data import crops
-from kd_utils.evaluation import metrics, page, report
+from kd_utils.evaluation import metrics, report, scores, tables
 from kd_utils.models import student
 from kd_utils.models.vgg import load_vgg
 
@@ -25,7 +25,7 @@ TINY = (
     "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
     "data.test_side=96 eval.panels=1 eval.time_side=16 eval.time_repeats=1"
 )
-COLUMNS = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "psnr_y_teacher", "ssim_y_teacher"}
+COLUMNS = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "psnr_y_teacher", "ssim_y_teacher", "sharpness"}
 COSTS = {"params", "gmac_256", "ms_per_megapixel"}
 
 
@@ -93,7 +93,7 @@ def test_metrics_json_has_the_agreed_shape(ready):
     assert {"scale": 4, "border": 4, "degradation": "light"}.items() <= result["protocol"].items()
     assert len(result["protocol"]["photos"]) == 2
     models = result["models"]
-    assert list(models) == ["bicubic", "student", "student_no_teacher", "teacher"]
+    assert set(models) == {"bicubic", "student", "baseline", "teacher"}
     for row, model in models.items():
         assert COLUMNS | COSTS <= set(model)
         nulls = {key for key in COLUMNS | COSTS if model[key] is None}
@@ -102,7 +102,7 @@ def test_metrics_json_has_the_agreed_shape(ready):
         )
     assert models["student"]["params"] == student.count_parameters(_net(24, 8, 4, 0))
     assert models["teacher"]["gmac_256"] == pytest.approx(student.gmac(_net(8, 2, 4, 0)))
-    assert models["student"]["gmac_256"] == models["student_no_teacher"]["gmac_256"]
+    assert models["student"]["gmac_256"] == models["baseline"]["gmac_256"]
 
 
 def test_scores_are_those_of_the_whole_pictures(ready):
@@ -143,7 +143,7 @@ def test_again_gives_the_same_bytes_and_keeps_the_teachers_work(copy):
     assert [n for n in pictures if after[n] != pictures[n]] in ([], ["report.html"])
 
     def timeless(page):  # the report shows the timings; nothing else may differ
-        text = re.sub(r"(<img[^>]*>)", "", page.decode())
+        text = re.sub(r'<img[^>]*>|data-value="[^"]*"', "", page.decode())
         return re.sub(r"[\d.,]+(?= ms\b|×|</td>| times)", "", text)
 
     assert timeless(after["report.html"]) == timeless(pictures["report.html"])
@@ -153,10 +153,10 @@ def test_without_the_baseline_its_row_is_null(copy):
     copy.path("train", "no_teacher", "student_model.pth").unlink()
     done = evaluate.evaluate(copy)
     result = files.read_json(done.metrics)
-    assert set(result["models"]["student_no_teacher"]) >= COLUMNS | COSTS
-    assert set(result["models"]["student_no_teacher"].values()) == {None}
+    assert set(result["models"]["baseline"]) >= COLUMNS | COSTS
+    assert set(result["models"]["baseline"].values()) == {None}
     assert any("train.baseline=false" in note for note in result["notes"])
-    assert "same student, no teacher" in done.table
+    assert "baseline" in done.table
 
 
 def test_a_baseline_that_is_another_student_has_no_row(copy):
@@ -164,7 +164,7 @@ def test_a_baseline_that_is_another_student_has_no_row(copy):
     net = student.load(path)
     student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 7}})
     result = files.read_json(evaluate.evaluate(copy).metrics)
-    assert set(result["models"]["student_no_teacher"].values()) == {None}
+    assert set(result["models"]["baseline"].values()) == {None}
     assert any("train.steps is 7, not 1200" in note and "Delete" in note for note in result["notes"])
 
 
@@ -267,31 +267,37 @@ def test_report_is_self_contained(ready):
     assert not {tag for tag, _ in page.seen} & {"link", "iframe"}
     assert not any("src" in attrs for tag, attrs in page.seen if tag == "script")
     pictures = [attrs["src"] for tag, attrs in page.seen if tag == "img"]
-    assert len(pictures) == 1 + 4 + 1, "a panel, two sliders of two, a curve"
+    assert len(pictures) == 1 + 6 + 4 + 1, "a panel, a slider of six pictures and four differences, a curve"
+    chosen = re.findall(r'<option value="\d"( selected)?>([^<]*)', text)
+    assert [name for selected, name in chosen if selected] == ["bicubic", "student"]
+    assert [name for _, name in chosen].count("baseline") == 2, "any picture can be chosen on both sides"
     assert all(src.startswith("data:image/") for src in pictures)
     assert "http" not in re.sub(r"data:[^\"]*", "", text)
     assert done.headline in text and "1,200 steps of 4 crops" in text
     assert "stand-in" not in text
     assert len(list((done.report.parent / "panels").glob("*.png"))) == 1
-    assert list(done.shown[0].images) == ["input", "bicubic", "student", "student_no_teacher", "teacher", "original"]
+    assert list(done.shown[0].images) == ["input", "bicubic", "student", "baseline", "teacher", "original"]
 
 
 def test_report_says_plainly_what_is_so(ready):
-    result = files.read_json(ready[1].metrics)
-    result["teacher"]["stand_in"] = True
-    result["teacher"]["name"] = "student_x4_m"
-    models = result["models"]
-    models["student"]["psnr_y_teacher"], models["bicubic"]["psnr_y_teacher"] = 33.14, 30.2
-    models["student"]["gmac_256"], models["teacher"]["gmac_256"] = 3.4, 79.0
-    text = page.html(result, {}, [("<a>", "data:,", [])], "")
+    result = scores.read(ready[1].metrics)
+    result.teacher = scores.TeacherName("student_x4_m", "0" * 64, stand_in=True)
+    student, bicubic, baseline = (result.scores[row] for row in ("student", "bicubic", "baseline"))
+    student.psnr_y_teacher, bicubic.psnr_y_teacher, baseline.psnr_y_teacher = 33.14, 30.2, 32.0
+    result.costs["student"].gmac_256, result.costs["teacher"].gmac_256 = 3.4, 79.0
+    text = report.page(result, [report.PhotoSection("<a>", "data:,", "", "")], "")
     assert "stand-in" in text and "not Real-ESRGAN" in text.replace("\n", " ") and "<a>" not in text
     assert (
         report.headline(result)
         == "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic, at 1/23 of its cost."
     )
-    models["student"]["psnr_y_teacher"] = 29.2
+    student.psnr_y_teacher = 29.2
     assert "1.0 dB farther than bicubic" in report.headline(result)
-    models["student"]["drift_rgb"] = [0.1, 7.5, 0.2]
+    student.psnr_y_teacher = 30.3
+    assert "hardly learned yet" in report.headline(result)
+    student.psnr_y_teacher, baseline.psnr_y_teacher = 33.1, 33.05
+    assert "hardly learned from its teacher yet" in report.headline(result)
+    student.drift_rgb = [0.1, 7.5, 0.2]
     assert any("7.50 of 255" in f and "drift" in f for f in report.findings(result))
 
 
@@ -304,3 +310,44 @@ def test_drive_gets_the_report_under_a_new_name_each_time(copy, tmp_path):
     evaluate.evaluate(_with(cfg, eval__panels=2))
     assert kept.read_bytes() == first
     assert len(list((tmp_path / "drive" / "eval").glob("report-*.html"))) == 2
+
+
+def test_metrics_of_an_older_version_are_read(ready, tmp_path):
+    made = files.read_json(ready[1].metrics)
+    new = scores.Evaluation.from_dict(made)
+    assert new.to_dict() == made
+    for rows in [made["models"], made["trained"], *(photo["models"] for photo in made["per_photo"])]:
+        rows["student_no_teacher"] = rows.pop("baseline")
+        for row in rows.values():
+            for key in ("sharpness", "vgg_teacher", "lpips_teacher", "dists_teacher"):
+                row.pop(key, None)
+    del made["made_by"]
+    old = scores.read(files.write_json(tmp_path / "metrics.json", made))
+    assert old.scores["baseline"].psnr_y == new.scores["baseline"].psnr_y and old.scores["student"].sharpness is None
+    assert "sharpness" not in tables.table(old) and "sharpness" in tables.table(new)
+    assert report.page(old, [], "") and tables.compare({"old": old, "new": new})
+    with pytest.raises(files.StoreError, match="run step 4 again"):
+        scores.read(files.write_json(tmp_path / "metrics.json", {"models": {}}))
+
+
+def test_what_made_it_is_told_without_paths(ready):
+    cfg, done = ready
+    text = done.report.read_text()
+    assert "kd_utils evaluate --preset quick --set teacher=tiny_teacher.pth" in text and "data.photos=photos" in text
+    assert "torch " in text and str(cfg.path().parent) not in text
+
+
+def test_a_photo_may_be_called_anything(copy):
+    """A newline, bytes that are not UTF-8, 240 characters: names are escaped and shortened, never a reason to stop."""
+    index = copy.path("crops", "index.json")
+    made = files.read_json(index)
+    names = ["new\nline \udcff<b>.png", "x" * 240 + ".png"]
+    for shard, name in zip(made["test"], names, strict=True):
+        shard["name"] = name
+    made["provenance"]["photos"]["test"] = dict(zip(names, made["provenance"]["photos"]["test"].values(), strict=True))
+    files.write_json(index, made)
+    done = evaluate.evaluate(_with(copy, eval__panels=2, data__photos="samples"))
+    text = done.report.read_text()
+    assert "new\\nline \\udcff&lt;b&gt;" in text and "x" * 41 not in text and "…" in text
+    assert len(list((done.report.parent / "panels").glob("*.png"))) == 2
+    assert files.read_json(done.metrics)["protocol"]["photos"] == names

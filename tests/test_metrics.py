@@ -58,6 +58,15 @@ def test_known_values():
     assert metrics.ssim(white, white, 2, True) == 1
 
 
+def test_sharpness_is_the_gradient_over_the_teachers():
+    photo, blurred = list(_pairs())[1]
+    assert metrics.sharpness(photo, photo, 4) == 1
+    assert 0.2 < metrics.sharpness(blurred, photo, 4) < 0.8 < 1.2 < metrics.sharpness(photo, blurred, 4)
+    ramp = np.tile(np.arange(0, 160, 5, np.uint8)[None, :, None], (32, 1, 3))
+    assert metrics.sharpness(ramp // 5 * 3, ramp, 0) == pytest.approx(0.6), "gradients count as they are"
+    assert metrics.sharpness(photo, np.full_like(photo, 9), 4) is None, "nothing is as crisp as a flat picture"
+
+
 def test_the_border_is_left_out():
     a = np.full((32, 32, 3), 90, np.uint8)
     b = a.copy()

@@ -135,7 +135,7 @@ def test_the_run_ends_well_and_says_so(ran):
             o for c in ran.notebook(path.stem)["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"
         ]
     summary = ran.out[ran.out.rindex("The student") :]
-    for expected in ("bicubic", "same student, no teacher", "teacher", str(ran.workdir / "eval" / "report.html")):
+    for expected in ("bicubic", "baseline", "teacher", str(ran.workdir / "eval" / "report.html")):
         assert expected in summary, summary
     print(f"{len(NOTEBOOKS)} notebooks in {ran.seconds:.0f} s")
 
@@ -147,7 +147,7 @@ def test_it_leaves_the_artefacts_of_every_step(ran):
         assert (ran.workdir / name).is_file(), name
     assert student.load(ran.workdir / "student_model.pth").meta["provenance"]["train.steps"] == 20, "-p steps=20"
     result = json.loads((ran.workdir / "eval" / "metrics.json").read_text())
-    assert set(result["models"]) == {"bicubic", "student", "student_no_teacher", "teacher"}
+    assert set(result["models"]) == {"bicubic", "student", "baseline", "teacher"}
     assert result["teacher"] == result["teacher"] | {"name": "student_x4_m", "stand_in": True}
 
 

@@ -34,6 +34,34 @@ def test_most_detailed(photo):
     assert figures.most_detailed(photo, 32, [(0, 0, 200, 120)]) == first, "overlaps where there is no room"
 
 
+def test_zooms_are_spread_over_the_photo(photo):
+    left, right = figures.spread_zooms(photo, 32, 2)
+    assert left[2] <= 100 <= right[0], "one in each half"
+    top, bottom = figures.spread_zooms(np.ascontiguousarray(photo.transpose(1, 0, 2)), 32, 2)
+    assert top[3] <= 100 <= bottom[1]
+    assert len(figures.spread_zooms(np.zeros((1, 2, 3), np.uint8), 80, 2)) == 2
+
+
+def test_where_pictures_differ_most():
+    pictures = [np.full((90, 120, 3), 100, np.uint8) for _ in range(3)]
+    pictures[1][10:20, 70:80] += 50
+    pictures[2][60:70, 20:30] += 20
+    first, second = figures.most_different(pictures, 20, 2)
+    assert first[0] <= 70 and first[1] <= 10 and first[2] >= 80 and first[3] >= 20
+    assert second[0] <= 20 and second[1] <= 60 and second[2] >= 30 and second[3] >= 70
+
+
+def test_error_map():
+    label = np.full((4, 5, 3), 100, np.uint8)
+    image = label.copy()
+    image[1, 2] += 10
+    image[3, 4] = 255
+    shown = figures.error_map(image, label)
+    assert shown.shape == label.shape and shown.dtype == np.uint8
+    dark, some, most = (int(shown[at].sum()) for at in ((0, 0), (1, 2), (3, 4)))
+    assert dark < 10 < some < most
+
+
 def test_panel(photo):
     box = (96, 32, 128, 64)
     sheet = figures.panel(
@@ -63,6 +91,21 @@ def test_grid(photo):
     sheet = figures.grid([(f"image {i}", photo) for i in range(5)], columns=3, cell=100)
     assert sheet.size == (10 + 3 * 110, 5 + 2 * 140)
     assert figures.grid([("one", photo)]).width == 10 + 250
+
+
+def test_long_titles_stay_readable(photo):
+    """Two lines where one is too narrow, then cut short: never below the smallest size."""
+    plain = figures.grid([("short", photo)], cell=150)
+    two = figures.grid([("a title of many words for a narrow cell", photo)], cell=150)
+    assert two.height > plain.height
+    figures.grid([("x" * 300, photo)], cell=60)
+    figures.panel({"y" * 300: photo}, [], "z " * 300, column=120)
+
+
+def test_student_and_baseline_share_one_figure():
+    history = {"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "valid": [{"step": 3, "psnr_y_teacher": 30.0}]}
+    alone, both = figures.curve(history), figures.curve(history, baseline=history)
+    assert alone.size == both.size and alone.tobytes() != both.tobytes()
 
 
 def test_curve_leaves_out_what_is_missing():

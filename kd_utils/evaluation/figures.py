@@ -21,6 +21,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in the pixels of th
 INK, SOFT, PAPER = (24, 27, 32), (98, 106, 118), (255, 255, 255)
 FRAMES = ((230, 57, 70), (29, 126, 214), (246, 163, 23))  # outlines of the zooms, in order
 GAP = 10
+SMALLEST = 13  # pixels of a font: a sheet is often shown at three quarters of its size
+BRIGHTEST = 32  # levels of 255 that are brightest in a map of differences
+BLUE, RED, ORANGE, GREY = "#1d7ed6", "#e63946", "#e08a00", "#626a76"  # of curves
 
 
 def most_detailed(image: np.ndarray, side: int, avoid: Sequence[Box] = ()) -> Box:
@@ -29,26 +32,77 @@ def most_detailed(image: np.ndarray, side: int, avoid: Sequence[Box] = ()) -> Bo
     Detail is the sum of absolute differences between neighbours, each clipped at 48 levels, so that one hard
     edge does not win over texture. Integer arithmetic: the same box on every machine.
     """
-    height, width = image.shape[:2]
+    grey = image.astype(np.int64).sum(axis=2) // 3  # (H, W)
+    detail = np.zeros_like(grey)
+    detail[1:] += np.abs(np.diff(grey, axis=0)).clip(max=48)
+    detail[:, 1:] += np.abs(np.diff(grey, axis=1)).clip(max=48)
+    return _best_square(detail, side, avoid)
+
+
+def most_different(images: Sequence[np.ndarray], side: int, count: int) -> list[Box]:
+    """The `count` squares of `side` pixels in which several pictures of one scene differ most, the largest first."""
+    grey = np.stack([image.astype(np.int64).sum(axis=2) // 3 for image in images])  # (N, H, W)
+    spread = grey.max(axis=0) - grey.min(axis=0)
+    boxes: list[Box] = []
+    for _ in range(count):
+        boxes.append(_best_square(spread, side, boxes))
+    return boxes
+
+
+def _best_square(detail: np.ndarray, side: int, avoid: Sequence[Box]) -> Box:
+    """The square of `side` pixels with the largest sum of `detail` (H, W), integers of 0 or more."""
+    height, width = detail.shape
     side = max(1, min(side, height, width))
-    grey = image.astype(np.int64).sum(axis=2) // 3
-    detail = np.zeros((height + 1, width + 1), np.int64)
-    detail[2:, 1:] += np.abs(np.diff(grey, axis=0)).clip(max=48)
-    detail[1:, 2:] += np.abs(np.diff(grey, axis=1)).clip(max=48)
-    total = detail.cumsum(0).cumsum(1)
+    total = np.zeros((height + 1, width + 1), np.int64)
+    total[1:, 1:] = detail.cumsum(0).cumsum(1)
     score = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+
     for gap in (side // 2, 0):  # next to each other two zooms show the same thing; still better than one place twice
         free = np.ones(score.shape, bool)
         for left, top, right, bottom in avoid:
-            rows, columns = (
-                slice(max(0, low - side - gap + 1), high + gap) for low, high in ((top, bottom), (left, right))
-            )
+            rows = slice(max(0, top - side - gap + 1), bottom + gap)
+            columns = slice(max(0, left - side - gap + 1), right + gap)
             free[rows, columns] = False
         if free.any():
             score = np.where(free, score, -1)
             break
+
     top, left = np.unravel_index(int(score.argmax()), score.shape)
     return int(left), int(top), int(left) + side, int(top) + side
+
+
+def spread_zooms(image: np.ndarray, side: int, count: int) -> list[Box]:
+    """The most detailed square of `side` pixels in each of `count` equal parts of the image along its longer axis.
+
+    So the zooms show different things of a photo, where its most detailed squares often lie on one object.
+    """
+    height, width = image.shape[:2]
+    boxes = []
+    for part in range(count):
+        first, last = part / count, (part + 1) / count
+        if width >= height:
+            left, right = round(first * width), round(last * width)
+            x0, y0, x1, y1 = most_detailed(image[:, left:right], side)
+            boxes.append((left + x0, y0, left + x1, y1))
+        else:
+            top, bottom = round(first * height), round(last * height)
+            x0, y0, x1, y1 = most_detailed(image[top:bottom], side)
+            boxes.append((x0, top + y0, x1, top + y1))
+    return boxes
+
+
+def error_map(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Where and how much two pictures differ, as a picture: black for equal, over purple and orange to pale yellow.
+
+    The mean absolute difference over the channels; pale yellow is BRIGHTEST levels of 255 or more.
+    """
+    from matplotlib import colormaps
+
+    off = np.abs(image.astype(np.int16) - label).mean(axis=2)  # (H, W)
+    return colormaps["inferno"](np.minimum(off / BRIGHTEST, 1), bytes=True)[..., :3].copy()
+
+
+# ---- text and scaling
 
 
 def _font(size: int) -> ImageFont.ImageFont:
@@ -56,16 +110,35 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 
 def _text(draw: ImageDraw.ImageDraw, xy: tuple[int, int], text: str, width: int, size: int, fill=INK) -> None:
-    """One line of text centred on `xy`, in a smaller font where `width` is too narrow for it."""
-    while size > 9 and draw.textlength(text, font=_font(size)) > width:
+    """Text centred on `xy`: smaller where `width` is too narrow for it, down to SMALLEST, then cut short."""
+    while size > SMALLEST and draw.textlength(text, font=_font(size)) > width:
         size -= 1
+    if draw.textlength(text, font=_font(size)) > width:
+        while text and draw.textlength(text + "…", font=_font(size)) > width:
+            text = text[:-1]
+        text += "…"
     draw.text(xy, text, font=_font(size), fill=fill, anchor="mm")
+
+
+def _lines(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:
+    """The text in one line, or in two where one is too narrow for it at the smallest size."""
+    if draw.textlength(text, font=_font(SMALLEST)) <= width or " " not in text:
+        return [text]
+    words = text.split()
+    for n in range(len(words) - 1, 0, -1):
+        first = " ".join(words[:n])
+        if n == 1 or draw.textlength(first, font=_font(SMALLEST)) <= width:
+            return [first, " ".join(words[n:])]
+    return [text]
 
 
 def _fit(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Resized to `size` (width, height): pixels stay squares where it grows, and are averaged where it shrinks."""
     grows = size[0] >= image.shape[1]
     return Image.fromarray(image).resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
+
+
+# ---- sheets
 
 
 def panel(
@@ -77,61 +150,84 @@ def panel(
     `zooms` are boxes in the largest image's pixels, framed there and magnified without smoothing here.
     """
     height, width = max(i.shape[:2] for i in images.values())
-    tall = round(column * height / width)
-    if tall > column * 4 // 3:  # a portrait: as high as a zoom and a third, and narrower
-        tall = column * 4 // 3
+    tall = min(round(column * height / width), column * 4 // 3)  # a portrait is made narrower than its column
     across = round(tall * width / height)
     head, foot = 40, 34 if caption else 0
-    squares = [round(column * (b - t) / (r - le)) for le, t, r, b in zooms]
-    size = (
-        GAP + len(images) * (column + GAP),
-        head + tall + GAP + sum(s + GAP for s in squares) + foot,
-    )
-    sheet = Image.new("RGB", size, PAPER)
+    squares = [round(column * (bottom - top) / (right - left)) for left, top, right, bottom in zooms]
+
+    sheet_width = GAP + len(images) * (column + GAP)
+    sheet = Image.new("RGB", (sheet_width, head + tall + GAP + sum(s + GAP for s in squares) + foot), PAPER)
     draw = ImageDraw.Draw(sheet)
     for k, (title, image) in enumerate(images.items()):
         x, y = GAP + k * (column + GAP), head
-        _text(draw, (x + column // 2, head // 2), title, column, 19)
+        _text(draw, (x + column // 2, head // 2), title, column, 22)
+
+        # the whole image, with a frame where each zoom lies
         factor = height // image.shape[0]
         whole = image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
         inset = x + (column - across) // 2
         sheet.paste(_fit(whole, (across, tall)), (inset, y))
-        for frame, box in zip(FRAMES, zooms, strict=False):
+        for color, box in zip(FRAMES, zooms, strict=False):
             left, top, right, bottom = (round(v * across / width) for v in box)
-            edges = inset + left, y + top, inset + right - 1, y + bottom - 1
-            draw.rectangle(edges, outline=PAPER, width=4)  # a light rim: the frame shows on any ground
-            draw.rectangle([e + d for e, d in zip(edges, (1, 1, -1, -1))], outline=frame, width=2)
+            _frame(draw, (inset + left, y + top, inset + right - 1, y + bottom - 1), color)
+
+        # the zooms, one below the other
         y += tall + GAP
-        for frame, square, (left, top, right, bottom) in zip(FRAMES, squares, zooms, strict=False):
+        for color, square, (left, top, right, bottom) in zip(FRAMES, squares, zooms, strict=False):
             sheet.paste(_fit(whole[top:bottom, left:right], (column, square)), (x, y))
-            draw.rectangle((x, y, x + column - 1, y + square - 1), outline=frame, width=3)
+            draw.rectangle((x, y, x + column - 1, y + square - 1), outline=color, width=3)
             y += square + GAP
+
     if caption:
-        _text(draw, (size[0] // 2, size[1] - foot // 2 - 3), caption, size[0] - 2 * GAP, 16, SOFT)
+        _text(draw, (sheet_width // 2, sheet.height - foot // 2 - 3), caption, sheet_width - 2 * GAP, 20, SOFT)
     return sheet
 
 
+def _frame(draw: ImageDraw.ImageDraw, edges: Box, color: tuple[int, int, int]) -> None:
+    """An outline with a light rim, so that it shows on any ground."""
+    left, top, right, bottom = edges
+    draw.rectangle(edges, outline=PAPER, width=4)
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=color, width=2)
+
+
 def grid(items: Sequence[tuple[str, np.ndarray]], columns: int = 4, cell: int = 240) -> Image.Image:
-    """Titled images in rows of `columns`, each fitted into a square cell."""
+    """Titled images in rows of `columns`, each fitted into a square cell. Long titles take two lines."""
     columns = min(columns, len(items))
     rows = -(-len(items) // columns)
-    head = 30
+    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    titles = [_lines(scratch, title, cell, 16) for title, _ in items]
+    line = 20
+    head = 10 + line * max(map(len, titles))
+
     sheet = Image.new("RGB", (GAP + columns * (cell + GAP), GAP // 2 + rows * (head + cell + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for k, (title, image) in enumerate(items):
+    for k, (_, image) in enumerate(items):
         x, y = GAP + k % columns * (cell + GAP), GAP // 2 + k // columns * (head + cell + GAP)
-        _text(draw, (x + cell // 2, y + head // 2), title, cell, 16)
+        for n, text in enumerate(titles[k]):
+            middle = y + head // 2 + round(line * (n - (len(titles[k]) - 1) / 2))
+            _text(draw, (x + cell // 2, middle), text, cell, 16)
+
         height, width = image.shape[:2]
-        size = (max(1, round(cell * width / max(height, width))), max(1, round(cell * height / max(height, width))))
+        longer = max(height, width)
+        size = (max(1, round(cell * width / longer)), max(1, round(cell * height / longer)))
         sheet.paste(_fit(image, size), (x + (cell - size[0]) // 2, y + head + (cell - size[1]) // 2))
     return sheet
 
 
-def curve(history: dict[str, Any], title: str = "", width: int = 1000, height: int = 360) -> Image.Image:
+# ---- curves
+
+
+def curve(
+    history: dict[str, Any],
+    title: str = "",
+    width: int = 1000,
+    height: int = 360,
+    baseline: dict[str, Any] | None = None,
+) -> Image.Image:
     """The loss by step (thin: each step; thick: smoothed) and the validation scores, side by side.
 
     `history` is train/student/history.json: {"step": [...], "loss": [...], "valid": [{"step", "psnr_y_teacher",
-    "psnr_y"}, ...]}; what is missing or null is left out.
+    "psnr_y"}, ...]}; what is missing or null is left out. The `baseline`'s is drawn dashed into the same figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -139,29 +235,19 @@ def curve(history: dict[str, Any], title: str = "", width: int = 1000, height: i
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
     loss, valid = figure.subplots(1, 2)
-    steps, values = np.array(history.get("step", [])), np.array(history.get("loss", []), float)
-    if len(values):
-        span = max(1, len(values) // 50)
-        padded = np.concatenate([np.full(span - 1, values[:span].mean()), values])
-        smooth = np.convolve(padded, np.full(span, 1 / span), "valid")
-        loss.plot(steps, values, color="#1d7ed6", alpha=0.25, linewidth=0.8)
-        loss.plot(steps, smooth, color="#1d7ed6", linewidth=1.8)
-        if values.min() > 0:
-            loss.set_yscale("log")
-            for axis in (loss.yaxis.set_major_formatter, loss.yaxis.set_minor_formatter):
-                axis(lambda value, _: f"{value:g}")
+    if baseline:
+        _draw_loss(loss, baseline, ORANGE, "baseline")
+    _draw_loss(loss, history, BLUE, "student")
     loss.set_title("training loss", loc="left")
-    for key, label, colour in (
-        ("psnr_y_teacher", "to the teacher", "#e63946"),
-        ("psnr_y", "to the original", "#626a76"),
-    ):
-        points = [(v["step"], v[key]) for v in history.get("valid", []) if v.get(key) is not None]
-        if points:
-            valid.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3.5, linewidth=1.8, label=label)
-    if valid.lines:
-        valid.legend(frameon=False)
+
+    _draw_validation(valid, history, "-", "student " if baseline else "")
+    if baseline:
+        _draw_validation(valid, baseline, "--", "baseline ")
     valid.set_title("validation PSNR-Y, dB", loc="left")
+
     for axes in (loss, valid):
+        if axes.lines and (axes is valid or baseline):
+            axes.legend(frameon=False)
         axes.set_xlabel("step")
         axes.grid(True, which="major", color="#e4e7eb", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
@@ -169,6 +255,30 @@ def curve(history: dict[str, Any], title: str = "", width: int = 1000, height: i
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _draw_loss(axes: Any, history: dict[str, Any], color: str, label: str) -> None:
+    steps, values = np.array(history.get("step", [])), np.array(history.get("loss", []), float)
+    if not len(values):
+        return
+
+    span = max(1, len(values) // 50)
+    padded = np.concatenate([np.full(span - 1, values[:span].mean()), values])
+    smooth = np.convolve(padded, np.full(span, 1 / span), "valid")
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8, label="_each step")  # not in the legend
+    axes.plot(steps, smooth, color=color, linewidth=1.8, label=label)
+    if values.min() > 0:
+        axes.set_yscale("log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(lambda value, _: f"{value:g}")
+
+
+def _draw_validation(axes: Any, history: dict[str, Any], style: str, whose: str) -> None:
+    for key, label, color in (("psnr_y_teacher", "to the teacher", RED), ("psnr_y", "to the original", GREY)):
+        points = [(v["step"], v[key]) for v in history.get("valid", []) if v.get(key) is not None]
+        if points:
+            look = {"color": color, "linestyle": style, "marker": "o", "markersize": 3.5, "linewidth": 1.8}
+            axes.plot(*zip(*points, strict=True), label=whose + label, **look)
 
 
 def data_uri(image: np.ndarray | Image.Image, kind: str = "jpeg", quality: int = 92) -> str:

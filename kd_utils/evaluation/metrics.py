@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the super-resolution papers count them.
+"""The scores of a picture: PSNR and SSIM as the super-resolution papers count them, sharpness and colour drift.
 
 Every score states its border and its channel: `border` pixels are cut from each edge, and `y` picks the luma of
 BT.601 (unrounded, 16..235, as MATLAB's ``rgb2ycbcr`` and basicsr's ``bgr2ycbcr`` have it) instead of RGB.
@@ -6,9 +6,15 @@ BT.601 (unrounded, 16..235, as MATLAB's ``rgb2ycbcr`` and basicsr's ``bgr2ycbcr`
 
 from __future__ import annotations
 
+import math
+
+import cv2
 import numpy as np
 
+from kd_utils.evaluation.scores import Scores
 from kd_utils.imaging.colors import luma
+
+DRIFT_SIDE = 32  # side of the blocks whose mean colours are compared, in pixels
 
 
 def _pair(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -21,6 +27,7 @@ def _pair(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> tuple[np.ndarra
     height, width = a.shape[0] - 2 * border, a.shape[1] - 2 * border
     if border < 0 or min(height, width) < 1:
         raise ValueError(f"a border of {border} leaves nothing of a {a.shape[1]}x{a.shape[0]} image")
+
     a, b = (x[border : border + height, border : border + width] for x in (a, b))
     return (luma(a), luma(b)) if y else (a.astype(np.float64), b.astype(np.float64))
 
@@ -57,3 +64,51 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> float:
             channel_axis=None if y else 2,
         )
     )
+
+
+def sharpness(a: np.ndarray, b: np.ndarray, border: int) -> float | None:
+    """The mean gradient magnitude of Y of image `a` over that of `b`: 1 is as crisp as `b`, less is softer.
+
+    Both are uint8 (H, W, 3) RGB; gradients are central differences. None where `b` is flat. Noise and halos raise it
+    as well: it tells nothing without a distance beside it.
+    """
+    steepness = []
+    for y in _pair(a, b, border, y=True):
+        down, across = np.gradient(y)
+        steepness.append(float(np.hypot(down, across).mean()))
+    return steepness[0] / steepness[1] if steepness[1] else None
+
+
+def color_drift(a: np.ndarray, b: np.ndarray) -> list[float]:
+    """How far the mean colour of 32x32 blocks is off, per channel, in levels of 255: mean absolute differences."""
+    blocks = [max(1, n // DRIFT_SIDE) for n in a.shape[1::-1]]
+    low = []
+    for image in (a, b):
+        low.append(cv2.resize(image.astype(np.float32), blocks, interpolation=cv2.INTER_AREA).reshape(-1, 3))
+
+    drift = np.abs(low[0] - low[1]).mean(0, dtype=np.float64)  # (3,)
+    return [round(float(channel), 4) for channel in drift]
+
+
+def score(image: np.ndarray, original: np.ndarray, label: np.ndarray | None, border: int) -> Scores:
+    """All scores of a picture that need no network, uint8 (H, W, 3) RGB each.
+
+    Those to the teacher are to its picture, `label`; the label itself is only given its own sharpness, 1.
+    """
+    found = Scores(
+        psnr_y=_finite(psnr(image, original, border, True)),
+        ssim_y=ssim(image, original, border, True),
+        psnr_rgb=_finite(psnr(image, original, border, False)),
+        ssim_rgb=ssim(image, original, border, False),
+        drift_rgb=color_drift(image, original),
+    )
+    if label is not None:
+        found.sharpness = sharpness(image, label, border)
+    if label is not None and image is not label:
+        found.psnr_y_teacher = _finite(psnr(image, label, border, True))
+        found.ssim_y_teacher = ssim(image, label, border, True)
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

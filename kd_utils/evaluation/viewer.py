@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+
+
+SMALLEST_VIEW = 560  # CSS pixels: a slider of smaller pictures is wider than they are
 
 
 @dataclass
@@ -35,7 +39,14 @@ class Picture:
 def environment() -> Environment:
     """Jinja2's environment of this package's templates: everything that is filled in is escaped."""
     loader = PackageLoader("kd_utils.evaluation", "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["runs"] = _runs
+    return made
+
+
+def _runs(columns: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """Neighbours of the same `group` together, in their order."""
+    return [(group, list(members)) for group, members in groupby(columns, key=lambda column: column.group)]
 
 
 def source(name: str) -> Markup:
@@ -62,8 +73,9 @@ def slider_fragment(
         size = {"width": columns, "height": rows, "small": columns < width}
         choices.append({"number": number, "name": p.name, "group": p.group, "uri": _uri(p)} | size)
 
+    view_width = width * -(-SMALLEST_VIEW // width)  # a small picture is shown several times as large
     centres = [((x0 + x1) // 2, (y0 + y1) // 2) for x0, y0, x1, y1 in spots]
-    values = {"width": width, "height": height, "pictures": choices, "chosen": chosen}
+    values = {"width": width, "height": height, "view_width": view_width, "pictures": choices, "chosen": chosen}
     macro = environment().get_template("slider.html.j2").module.slider
     return macro(values | {"spots": centres, "spots_title": title})
 

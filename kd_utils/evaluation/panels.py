@@ -1,0 +1,81 @@
+"""The pictures of a test photo: its panel, and its part of the report's page with the slider of all its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kd_utils.common import files
+from kd_utils.common.names import display_name, safe_stem
+from kd_utils.evaluation import figures, viewer
+from kd_utils.evaluation.perceptual import central
+from kd_utils.evaluation.report import PhotoSection
+from kd_utils.evaluation.scores import Scores
+
+SLIDER = (720, 960)  # at most this much of a photo (height, width) goes into a slider: the report stays light
+ZOOMS = 2  # magnified places of a panel
+
+
+@dataclass
+class TestPanel:
+    """A test photo that is shown: its panel, and its images by row and as "input" and "original"."""
+
+    __test__ = False  # pytest collects what is named so
+
+    name: str
+    images: dict[str, np.ndarray]  # uint8 (H, W, 3) RGB; at scale 1 "bicubic" is the input itself
+    zooms: list[figures.Box]
+    panel: Path
+
+
+def draw(
+    name: str, images: dict[str, np.ndarray], scores: dict[str, Scores], folder: Path, number: int, degradation: str
+) -> TestPanel:
+    """The pictures of one photo side by side with its most detailed places, as the file `folder`/NUMBER-NAME.png."""
+    original = images["original"]
+    side = 80 if min(original.shape[:2]) < 700 else 160  # a zoom is shown at 320 pixels: by whole squares
+    zooms = figures.spread_zooms(original, side, ZOOMS)
+
+    titled = {}
+    for row, image in _distinct(images).items():
+        db = scores[row].psnr_y_teacher if row in scores else None
+        title = f"{row}  {db:.1f} dB" if db else row
+        if row == "input":
+            title = f"input {image.shape[1]}x{image.shape[0]}"
+        titled[title] = image
+
+    label = display_name(Path(name).stem)
+    caption = f"{label}: dB are PSNR-Y to the teacher, of the whole photo; degradation: {degradation}"
+    path = folder / f"{number:02d}-{safe_stem(name)}.png"
+    return TestPanel(name, images, zooms, files.write_png(path, figures.panel(titled, zooms, caption)))
+
+
+def section(shown: TestPanel) -> PhotoSection:
+    """A photo's part of the page: its panel, and a slider of all its pictures and their differences from the label."""
+    original = shown.images["original"]
+    height, width = min(original.shape[0], SLIDER[0]), min(original.shape[1], SLIDER[1])
+    label = central(shown.images["teacher"], height, width)
+
+    pictures, differences = [], []
+    for row, image in _distinct(shown.images).items():
+        factor = original.shape[0] // image.shape[0]
+        part = central(image, height // factor, width // factor)
+        pictures.append(viewer.Picture(row, part))
+        if part.shape == label.shape and row != "teacher":
+            difference = figures.error_map(part, label)
+            differences.append(viewer.Picture(f"{row} − teacher", difference, "difference from the teacher"))
+
+    left = "bicubic" if "bicubic" in _distinct(shown.images) else "input"
+    slider = viewer.slider_fragment([*pictures, *differences], left, "student")
+    panel = figures.data_uri(Image.open(shown.panel))
+    alt = f"{', '.join(_distinct(shown.images))}, with {ZOOMS} magnified places"
+    return PhotoSection(display_name(Path(shown.name).stem), panel, alt, slider)
+
+
+def _distinct(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without "bicubic" at scale 1, where it is the input."""
+    same = images["bicubic"].shape == images["input"].shape
+    return {row: image for row, image in images.items() if not (same and row == "bicubic")}
