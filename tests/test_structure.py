@@ -21,7 +21,7 @@ DIRECTION = [
     {"evaluation"},
     {"data"},
     {"training"},
-    {"prepare", "label", "train", "evaluate", "sharpen", "export", "doctor"},
+    {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "doctor"},
     {"colab"},
     {"run_notebooks"},
     {"__main__"},
