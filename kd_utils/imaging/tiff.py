@@ -57,8 +57,8 @@ def read_tiff(data: bytes, name: str) -> tuple[tuple[np.ndarray, np.ndarray | No
         return split_alpha(pillow_pixels(profiles.lab_to_rgb(Image.open(io.BytesIO(data))))), page
     _check_extent(page, len(data), name)
     decoder = SAMPLES[form, bits]
-    if page.number(PLANES, 1) == 2 and TILES in page.entries:
-        decoder = _by_tifffile
+    if page.number(PLANES, 1) == 2 and (TILES in page.entries or (form, bits) == (FLOAT, 16)):
+        decoder = _by_tifffile  # libvips refuses tiled planes, and mixes planes of half floats up
     samples = decoder(_declared_straight(data, at, page), number, name)
     return _with_alpha(_whole_numbers(samples, name), page, COLORS[kind]), page
 
