@@ -195,8 +195,8 @@ def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, of
     assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
     loss = [files.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
     np.testing.assert_allclose(*loss, rtol=10 * off)  # in fp32 they part by rounding, on some CPUs soon
-    if one.no_teacher:  # the second training of the same processes
-        assert difference(one.no_teacher, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
+    if one.baseline:  # the second training of the same processes
+        assert difference(one.baseline, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
 
 
 def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path, capsys, monkeypatch):
