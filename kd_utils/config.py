@@ -141,8 +141,8 @@ class TrainConfig:
     save_every: int = setting(500, above(0))
     keep: int = setting(3, above(0))  # checkpoints kept
     seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
-    # a student file to start from: fine-tuning, or a smaller one that grows (student.grow). "teacher": the teacher
-    # itself, channels and layers cut out of it (prune.prune), where it is a Compact one (general_x4v3, animevideov3);
+    # a student file to start from: fine-tuning, a smaller one that grows, or a larger one that is cut down. "teacher":
+    # the teacher itself, cut down (models/pruning.py), where it is a Compact one (general_x4v3, animevideov3);
     # "auto": so where it can be, else from nothing
     init: str = setting("", is_path)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)

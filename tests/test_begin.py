@@ -43,8 +43,18 @@ def test_it_starts_from_a_student_file(labelled, trained, tmp_path):
     student.save(student.load(grown.student), moved)
     with pytest.raises(files.StoreError, match="train.init_sha256 was"):
         train.train(again)
-    with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x8"):
-        train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x8"))
+    with pytest.raises(TrainError, match="24, 8 convolutions and scale 4, which cannot become student.size=16x9"):
+        train.train(config(labelled, tmp_path / "x", f"train.init={trained[1].student} student.size=16x9"))
+
+
+def test_it_starts_from_a_larger_student_cut_down(labelled, trained, tmp_path):
+    more = "student.size=16x4 train.steps=2 train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
+    cut = train.train(config(labelled, tmp_path / "cut", f"train.init={trained[1].student} {more}"))
+    fresh = train.train(config(labelled, tmp_path / "fresh", more))
+    net = student.load(cut.student)
+    assert (net.feat, net.convs) == (16, 4) and net.meta["provenance"]["train.init_sha256"]
+    near, far = (files.read_json(o.history)["valid"][-1]["psnr_y_teacher"] for o in (cut, fresh))
+    assert near > far + 1
 
 
 def test_it_starts_from_its_teacher_cut_down(labelled, tmp_path, monkeypatch):

@@ -209,7 +209,7 @@ def state_dict_of(data: Any) -> Any:
             if isinstance(data.get(key), dict):
                 data = data[key]
                 break
-    for prefix in ("module.", "net_g.", "model."):
+    for prefix in ("module.", "net_g."):
         if isinstance(data, dict) and data and all(isinstance(k, str) and k.startswith(prefix) for k in data):
             data = {name.removeprefix(prefix): value for name, value in data.items()}
     return data

@@ -55,34 +55,36 @@ def initial_student(cfg: Config, ref: TeacherRef, crops: Crops, device: torch.de
         return student.build(cfg.student.size, cfg.scale, cfg.student.expand)
 
     if cfg.train.init == "teacher":
-        net = _cut_from_teacher(cfg, ref, crops, device)
+        net = _cut(load_teacher(ref).compact(), cfg, crops, device)
     else:
-        net = _from_file(cfg)
+        net = _from_file(cfg, crops, device)
     return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
 
 
-def _from_file(cfg: Config) -> Student:
-    """The student of `train.init`, grown where `student.size` is larger."""
+def _from_file(cfg: Config, crops: Crops, device: torch.device) -> Student:
+    """The student of `train.init`: as it is, grown to a larger `student.size`, or cut down to a smaller one."""
     net = student.load(Path(cfg.train.init).expanduser())
-    width, convs = student.shape(cfg.student.size)
-    if net.scale != cfg.scale or net.feat > width or net.convs > convs:
-        raise TrainError(
-            f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
-            f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file, or set "
-            f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}"
-        )
-    if (net.feat, net.convs) == (width, convs):
-        return net
-    return student.grow(net, width, convs)
+    have, want = (net.feat, net.convs), student.shape(cfg.student.size)
+    if net.scale == cfg.scale:
+        if have == want:
+            return net
+        if have[0] <= want[0] and have[1] <= want[1]:
+            return student.grow(net, *want)
+        if net.scale == 4 and have[0] >= want[0] and have[1] >= want[1]:
+            return _cut(net, cfg, crops, device)
+    raise TrainError(
+        f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
+        f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file, or set "
+        f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}"
+    )
 
 
-def _cut_from_teacher(cfg: Config, ref: TeacherRef, crops: Crops, device: torch.device) -> Student:
-    """The student that `pruning.prune` cuts out of the teacher, fitted on a few of the training crops."""
-    whole = load_teacher(ref).compact()
+def _cut(whole: Student, cfg: Config, crops: Crops, device: torch.device) -> Student:
+    """The student that `pruning.prune` cuts out of a larger network, fitted on a few of the training crops."""
     if not _has_enough_pixels(cfg, len(crops), whole):
         raise TrainError(
-            f"train.init=teacher: {len(crops)} crops of data.crop={cfg.data.crop} are too few to fit a student cut out "
-            f"of {cfg.teacher} on: raise data.crops_per_photo, or leave train.init out"
+            f"train.init={cfg.train.init}: {len(crops)} crops of data.crop={cfg.data.crop} are too few to fit a "
+            "student on that is cut out of a larger one: raise data.crops_per_photo, or leave train.init out"
         )
 
     side = cfg.data.crop // cfg.scale
