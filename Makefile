@@ -41,9 +41,10 @@ test: lint ## install with the development tools, then lint and all tests
 test-fast: lint ## lint, and the tests that take two minutes (all but those marked slow)
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
-lint: $(DEV) ## ruff: rules and format, notebooks too
+lint: $(DEV) ## ruff: rules and format, notebooks too; pyright: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
 
 results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/valid, photos/set5, weights (minutes)
 	@for f in "$(SHARED)/photos/valid" "$(SHARED)/photos/set5" "$(TEACHER)" "$(PEER)" "$(VGG)"; do [ -e "$$f" ] || { \

@@ -37,7 +37,7 @@ START = Path.cwd()  # where the notebook was opened, before `setup` goes to the 
 
 def in_colab() -> bool:
     try:
-        import google.colab  # noqa: F401
+        import google.colab  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     return True
@@ -172,7 +172,7 @@ def mount_drive(enabled: bool, workdir: str = "workdir") -> Path | None:
 
     mine = MOUNT / "MyDrive"
     if not mine.is_dir():
-        from google.colab import drive
+        from google.colab import drive  # pyright: ignore[reportMissingImports]
 
         try:
             drive.mount(str(MOUNT))
@@ -300,7 +300,7 @@ def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
 def upload() -> Any:
     """Ask for photos: Colab's own dialog, which waits, elsewhere a widget, which the next cell reads (`uploaded`)."""
     if in_colab():
-        from google.colab import files
+        from google.colab import files  # pyright: ignore[reportMissingImports]
 
         try:
             return files.upload()

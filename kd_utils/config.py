@@ -181,7 +181,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
-    def path(self, *parts: str) -> Path:
+    def path(self, *parts: str | Path) -> Path:
         """A path inside the work folder."""
         return Path(self.workdir).expanduser().joinpath(*parts)
 

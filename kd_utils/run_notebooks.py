@@ -190,7 +190,7 @@ def run(
 
     Raises UsageError and ConfigError before anything runs, RunError for a failing cell.
     """
-    out = out or sys.stdout
+    log: TextIO = out or sys.stdout
     began = time.monotonic()
     workdir = Path(workdir).expanduser().resolve()
 
@@ -208,9 +208,9 @@ def run(
     done = []
     with _kernel():
         for n, (notebook, form) in enumerate(zip(notebooks, forms), 1):
-            print(f"\n[{n}/{len(notebooks)}] {notebook.stem}", file=out, flush=True)
+            print(f"\n[{n}/{len(notebooks)}] {notebook.stem}", file=log, flush=True)
             form |= {"preset": preset, "workdir": str(workdir), "overrides": overrides}
-            done.append(_execute(notebook, workdir / "runs" / notebook.name, form, out))
+            done.append(_execute(notebook, workdir / "runs" / notebook.name, form, log))
     return Ran(done, time.monotonic() - began)
 
 

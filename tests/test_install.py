@@ -107,7 +107,7 @@ def test_the_files_agree():
     makefile = (ROOT / "Makefile").read_text()
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
     dev = {Requirement(r).name for r in extras["dev"]}
-    assert set(re.findall(r"-m (pytest|ruff|jupyterlab)", makefile)) < dev
+    assert set(re.findall(r"-m (pytest|ruff|jupyterlab|pyright)", makefile)) < dev
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert {"ruff", "nbstripout"} == set(re.findall(r"\.venv/bin/(\w+)", hooks)) & dev
     workflow = (ROOT / ".github/workflows/test.yml").read_text()
