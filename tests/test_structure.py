@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import kd_utils
 from kd_utils.config import ROOT
 
 PACKAGE = ROOT / "kd_utils"
@@ -91,3 +92,9 @@ def test_documents_link_to_files_that_exist():
     for doc in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "assets").rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", doc.read_text()):
             assert (doc.parent / link).exists(), f"{doc.name} links to {link}"
+
+
+def test_the_packages_docstring_is_a_map_of_it():
+    told = set(re.findall(r"^    (\w+)(?:\.py|/) ", kd_utils.__doc__, re.M))
+    top = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert told == top - {"__init__"}
