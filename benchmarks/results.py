@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 
 from benchmarks import tables
 from benchmarks.tables import Rows
-from kd_utils import sharpen
 from kd_utils.common import files
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.config import ROOT
@@ -34,7 +33,7 @@ from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.evaluation.perceptual import Judges
 from kd_utils.evaluation.scores import Scores
 from kd_utils.imaging import reading
-from kd_utils.models import student, teacher, tiling
+from kd_utils.models import engines, student, teacher, tiling
 from kd_utils.models.vgg import load_vgg
 
 WEIGHTS = ROOT / "assets" / "weights"
@@ -142,7 +141,7 @@ def picture(model: Model, case: Case) -> np.ndarray:
 def costs(models: list[Model], scale: int, side: int, turns: int) -> dict[str, dict[str, float]]:
     """Parameters, GMAC and milliseconds for an output of 1024 x 1024, by turns in one run; medians."""
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    quick = {m.name: sharpen._torch(m.net, torch.device("cpu")) if m.net else m.run for m in models}
+    quick = {m.name: engines.torch_engine(m.net, torch.device("cpu")) if m.net else m.run for m in models}
     took = time_interleaved({name: partial(run, x) for name, run in quick.items()}, turns)
     out = {}
     for m in models:

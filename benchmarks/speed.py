@@ -16,9 +16,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kd_utils import config, export, sharpen
+from kd_utils import config, export
 from kd_utils.evaluation.costs import time_interleaved
-from kd_utils.models import student
+from kd_utils.models import engines, student
 
 
 def rrdbnet(blocks: int) -> nn.Module:
@@ -51,16 +51,19 @@ def main() -> None:
     x = torch.rand(1, 3, args.side * 4 // net.scale, args.side * 4 // net.scale)
     name = f"student x{net.scale} {net.feat}/{net.convs}"
     runs = {
-        f"{name}, PyTorch as sharpen runs it (channels_last)": (net, sharpen._torch(student.fuse(net), cpu)),
+        f"{name}, PyTorch as sharpen runs it (channels_last)": (net, engines.torch_engine(student.fuse(net), cpu)),
         f"{name}, PyTorch": (net, student.fuse(net)),
         f"{name}, onnxruntime": (net, session(net, args.threads)),
     }
     small = torch.rand(1, 3, args.side, args.side)
     compact = student.Student(64, 32).eval()
-    runs["Compact 64/32 (general_x4v3), PyTorch channels_last"] = (compact, sharpen._torch(student.fuse(compact), cpu))
+    runs["Compact 64/32 (general_x4v3), PyTorch channels_last"] = (
+        compact,
+        engines.torch_engine(student.fuse(compact), cpu),
+    )
     if not args.no_rrdbnet:
         teacher = rrdbnet(6)
-        runs["RRDBNet 64/6 (anime_6B), PyTorch channels_last"] = (teacher, sharpen._torch(teacher, cpu))
+        runs["RRDBNet 64/6 (anime_6B), PyTorch channels_last"] = (teacher, engines.torch_engine(teacher, cpu))
     with torch.inference_mode():
         jobs = {label: partial(run, x if of is net else small) for label, (of, run) in runs.items()}
         times = time_interleaved(jobs, args.repeats)

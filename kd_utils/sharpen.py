@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import sys
 import time
@@ -18,21 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from kd_utils import export
-from kd_utils.common import devices
-from kd_utils.common.errors import CheckpointError, KDError, SharpenError
-from kd_utils.common.tensors import bicubic, read_checkpoint
+from kd_utils.common.errors import KDError, SharpenError
 from kd_utils.imaging import writing
 from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
 from kd_utils.imaging.records import Record
-from kd_utils.models import student, tiling
-from kd_utils.models.pipeline import EVEN, STANDARD, Options, Outcome, Pipeline, Tool, apply
+from kd_utils.models.engines import EVEN, Tool, load
+from kd_utils.models.pipeline import STANDARD, Options, Outcome, Pipeline, apply
 
-__all__ = ["EVEN", "Options", "Outcome", "Summary", "Tool", "apply", "bicubic", "load", "sharpen"]
+__all__ = ["EVEN", "Options", "Outcome", "Summary", "Tool", "apply", "load", "sharpen"]
 
 
 @dataclass
@@ -148,82 +142,6 @@ def _refuse_a_photo(output: Path, record: Record) -> None:
         raise SharpenError(
             f"{output} is there already, and no output of sharpen: name a folder for several photos, or a new file"
         )
-
-
-# ---- the network
-
-
-def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
-    """A student (or any x4 Real-ESRGAN checkpoint) by path, or "s", "m" or "l": of that size, of those that ship.
-
-    A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
-    Raises CheckpointError, ConfigError or SharpenError.
-    """
-    if scale not in export.DEFAULT:
-        raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
-    path = export.find(model, scale)
-    where = devices.resolve_device("cpu" if engine == "onnx" and device == "auto" else device)
-    net = _load_network(path, engine)
-    for name, values in net.state_dict().items():
-        if not values.isfinite().all():
-            raise SharpenError(f"{path} holds NaN or infinity ({name}): it is damaged, or its training went wrong")
-
-    try:
-        reach = tiling.measure_receptive_field(net)
-    except tiling.UnknownReceptiveField as e:
-        raise SharpenError(f"{path} cannot be tiled ({e}): choose a student, a Compact or an RRDBNet model") from e
-    native = reach.scale
-    if native < scale:
-        raise SharpenError(f"{path} is a x{native} model, it cannot give --scale {scale}: choose --scale {native}")
-    if native > scale:  # the resize down reads up to 2 input pixels beyond
-        radius = math.ceil((reach.radius + 2) / reach.multiple) * reach.multiple
-        reach = dataclasses.replace(reach, scale=scale, radius=radius)
-    run = _onnx(net, where) if engine == "onnx" else _torch(net, where)
-    return Tool(run, reach, scale, native, where, path)
-
-
-def _load_network(path: Path, engine: str) -> torch.nn.Module:
-    """A student, else what spandrel recognises. Raises CheckpointError with the reason."""
-    try:
-        return student.load(path)
-    except CheckpointError:
-        if engine == "onnx":
-            raise
-    read_checkpoint(path)  # what cannot be read at all is no other model either
-    from kd_utils.models import teacher
-
-    try:
-        return teacher.load_teacher(teacher.find_teacher(str(path))).net
-    except teacher.TeacherError as e:
-        reason = str(e).removeprefix(f"teacher {str(path)!r}: ")
-        raise CheckpointError(reason.splitlines()[0]) from e
-
-
-def _torch(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    # channels_last is what oneDNN and cuDNN are fastest in: benchmarks/speed.py
-    net = net.to(device, memory_format=torch.channels_last)
-    half = devices.inference_dtype(device)
-
-    def run(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, half, enabled=half != torch.float32):
-            return net(x.contiguous(memory_format=torch.channels_last))
-
-    return run
-
-
-def _onnx(net: student.Student, device: torch.device) -> Callable[[Tensor], Tensor]:
-    if device.type != "cpu":
-        raise SharpenError(
-            f"engine onnx runs on the CPU, not on {device}: leave --device out, or choose --engine torch"
-        )
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.enable_cpu_mem_arena = False  # the arena would keep the largest tile's memory
-    data = export.graph(net).SerializeToString()
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
 # ---- the command

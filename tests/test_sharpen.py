@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import tifffile
 import torch
 from helpers.images import SRGB, exif, picture
@@ -19,11 +21,13 @@ from PIL import Image
 
 from kd_utils import sharpen
 from kd_utils.__main__ import main
-from kd_utils.common.tensors import CheckpointError
+from kd_utils.common.errors import CheckpointError
+from kd_utils.common.tensors import bicubic
+from kd_utils.config import ROOT
 from kd_utils.imaging import colors, reading, writing
 from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import Photo
-from kd_utils.models import tiling
+from kd_utils.models import ncnn_writer, student, tiling
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_alpha_has_no_halo(tool):
     alpha = np.clip((20 - np.hypot(x - 32, y - 32)) * 128 + 128, 0, 255).astype(np.uint8)
     rgb = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, 2)
     plain = sharpen.Tool(
-        lambda x: sharpen.bicubic(x, (256, 256)), tiling.ReceptiveField(4, 4, 1, 1000), 4, 4, tool.device, Path()
+        lambda x: bicubic(x, (256, 256)), tiling.ReceptiveField(4, 4, 1, 1000), 4, 4, tool.device, Path()
     )
     naive = tiling.to_canvas(plain.net, plain.reach, rgb, tile=100)
     done = sharpen.apply(plain, Photo(rgb, alpha))
@@ -113,7 +117,7 @@ def test_strength_goes_from_the_resized_input_to_the_full_effect(models):
         tool = sharpen.load(models[scale], scale, "cpu")
         none, half, full = (sharpen.apply(tool, Photo(pixels), s).pixels.astype(float) for s in (0, 0.5, 1))
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
-        plain = sharpen.bicubic(x, (40 * scale, 50 * scale))[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
+        plain = bicubic(x, (40 * scale, 50 * scale))[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255
         assert np.abs(none - plain).max() <= 2.5  # rounding, and bicubic's own small drift
         weight = 0.5**sharpen.EVEN
         assert np.abs(half - (none + weight * (full - none))).max() <= 4 and np.abs(full - none).max() > 10
@@ -193,3 +197,86 @@ def test_a_failed_file_whose_name_is_no_text_is_named(tmp_path, models):
     env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # as an ordinary UTF-8 terminal is
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=Path(__file__).parents[1])
     assert done.returncode == 1 and "1 failed" in done.stdout and "bad\\udce9.jpg" in done.stdout, done.stderr
+
+
+# ---- models
+
+
+def test_a_model_of_any_file_and_prefix_gives_the_same_picture(tmp_path, models):
+    """The shipped kinds of files: .pth with or without a prefix, .safetensors, and ncnn's .param."""
+    net = student.load(models[4])
+    state = net.state_dict()
+    torch.save(dict(state), tmp_path / "plain.pth")
+    torch.save({"params_ema": dict(state)}, tmp_path / "ema.pth")
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "prefix.pth")
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    ncnn_writer.write_ncnn(net, tmp_path / "net.param")
+    photo = Photo(picture())
+    want = sharpen.apply(sharpen.load(models[4], 4, "cpu"), photo).pixels.astype(int)
+    for name in ("plain.pth", "ema.pth", "prefix.pth", "net.safetensors", "net.param"):
+        got = sharpen.apply(sharpen.load(tmp_path / name, 4, "cpu"), photo).pixels
+        assert np.abs(got - want).max() <= (3 if name == "net.param" else 0), (
+            name
+        )  # ncnn's weights are rounded to halves
+
+
+def test_a_model_that_cannot_be_used_is_refused_by_its_reason(tmp_path, models, capsys):
+    source = save(tmp_path / "a.png", picture())
+    state = student.load(models[4]).state_dict()
+    torch.save(dict(state) | {"body.0.bias": torch.full((8,), float("nan"))}, tmp_path / "nan.pth")
+    torch.save({"params": dict(state), "made by": Path("x")}, tmp_path / "more.pth")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    (tmp_path / "page.param").write_text("<html>")
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.save(RRDBNet(num_filters=8, num_blocks=1, scale=2).state_dict(), tmp_path / "x2.pth")
+    torch.save({"a.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    for name, says in (
+        ("nan.pth", "holds NaN or infinity (body.0.bias)"),
+        ("more.pth", "holds more than weights (pathlib"),
+        ("text.safetensors", "no safetensors file"),
+        ("page.param", "no ncnn .param file"),
+        ("x2.pth", "is a x2 model, it cannot give --scale 4"),
+        ("other.pth", "not a network that can be recognised"),
+    ):
+        assert run(source, tmp_path / "out", model=tmp_path / name) == 2, name
+        said = capsys.readouterr().err
+        assert says in said and said.count("\n") == 1 and len(said) < 300 + len(str(tmp_path)), said
+
+
+# ---- words
+
+
+def test_json_has_a_record_for_every_file(tmp_path, models, capsys):
+    save(tmp_path / "in" / "a.png", picture())
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    command = ["sharpen", str(tmp_path / "in"), str(tmp_path / "out"), "--model", models[4], "--json"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    a, b = sorted((json.loads(line) for line in said.out.splitlines()), key=lambda record: record["input"])
+    assert a["output"] == str(tmp_path / "out" / "a.png") and a["state"] == "written" and a["not_kept"] == []
+    assert a["model"] == "x4" and a["megapixels"] == pytest.approx(23 * 37 * 16 / 1e6) and a["seconds"] > 0
+    assert b["state"] == "failed" and "no image" in b["why"] and "1 sharpened" in said.err
+    assert main(command) == 1 and json.loads(capsys.readouterr().out.splitlines()[0])["state"] == "skipped"
+
+
+def test_quiet_says_only_what_failed(tmp_path, models, capsys):
+    save(tmp_path / "in" / "a.png", picture())
+    command = ["sharpen", str(tmp_path / "in"), str(tmp_path / "out"), "--model", models[4], "--quiet"]
+    assert main(command) == 0
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "b.png" in said.err
+
+
+def test_standard_input_and_output(tmp_path, models):
+    source = save(tmp_path / "a.png", picture())
+    command = [sys.executable, "-m", "kd_utils", "sharpen", "--model", models[4], "--quiet"]
+    ran = subprocess.run([*command, "-", "-"], input=source.read_bytes(), capture_output=True, cwd=ROOT)
+    assert ran.returncode == 0 and Image.open(io.BytesIO(ran.stdout)).size == (37 * 4, 23 * 4), ran.stderr
+    ran = subprocess.run([*command, "-", tmp_path / "b.jpg"], input=source.read_bytes(), capture_output=True, cwd=ROOT)
+    assert ran.returncode == 0 and Image.open(tmp_path / "b.jpg").format == "JPEG", ran.stderr
+    ran = subprocess.run([*command, "-", tmp_path], input=source.read_bytes(), capture_output=True, cwd=ROOT)
+    assert ran.returncode == 2 and b"- is one photo" in ran.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises several kinds, pickle's among them
-        why = str(e).splitlines()[0]
+        code = re.search(r"GLOBAL ([\w.]+)", str(e))
+        if code:
+            raise CheckpointError(
+                f"{path} cannot be loaded safely: it holds more than weights ({code[1]}); save its state dict alone"
+            ) from e
+        why = str(e).splitlines()[0][:100]
         raise CheckpointError(
             f"{path} cannot be loaded safely ({why}): it is damaged, or holds more than weights"
         ) from e

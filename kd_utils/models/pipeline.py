@@ -13,54 +13,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from kd_utils.common import files
 from kd_utils.common.errors import ImageError, SharpenError
-from kd_utils.common.tensors import bicubic
 from kd_utils.imaging import colors, reading, writing
 from kd_utils.imaging.reading import Photo
 from kd_utils.imaging.records import Decision, Entry, Record
 from kd_utils.models import tiling
+from kd_utils.models.engines import Tool
 
-EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
 IN_FLIGHT = 3  # photos in memory at once: one is read, one is in the network, one is written
 STANDARD = Path("-")  # standard input or output
-
-
-@dataclass
-class Tool:
-    """A network ready to sharpen."""
-
-    net: Callable[[Tensor], Tensor]  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
-    reach: tiling.ReceptiveField  # of the whole step, which ends at `scale`
-    scale: int
-    native: int  # the network's own scale
-    device: torch.device
-    path: Path
-
-    def step(self, strength: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """The network, resized down if its scale is larger, blended with the plain upsampled input by `strength`.
-
-        The blend is of the coded values, by strength ** EVEN: sharpness then grows evenly (docs/sharpen.md).
-        """
-
-        def run(x: Tensor) -> Tensor:
-            size = (x.shape[2] * self.scale, x.shape[3] * self.scale)
-            y = self.net(x).float()
-            if self.native != self.scale:
-                y = bicubic(y, size)
-            if strength == 1:
-                return y
-            plain = x if self.scale == 1 else bicubic(x, size)
-            return plain.lerp(y, strength**EVEN)
-
-        return run
-
-
-# ---- one photo
 
 
 def apply(

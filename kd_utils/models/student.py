@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, StudentError
@@ -222,6 +221,8 @@ def count_parameters(net: nn.Module) -> int:
 @torch.no_grad()
 def gmac(net: nn.Module, scale: int = 4, side: int = 1024) -> float:
     """10^9 multiply-adds of all convolutions for a `side` x `side` output; exact, by running a small input."""
+    from torch.utils.flop_counter import FlopCounterMode  # 100 MB, which sharpening has no use for
+
     if isinstance(net, Student):
         net = fuse(net)
     like = next(net.parameters())
