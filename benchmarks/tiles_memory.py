@@ -43,12 +43,13 @@ def measure(source: Path, target: Path, options: list[str]) -> tuple[float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[1, 4, 16, 64, 100], metavar="MP", help="of the output"
+        "--sizes", type=float, nargs="+", default=[0.1, 1, 4, 16, 64, 100], metavar="MP", help="of the output"
     )
     parser.add_argument("--suffix", default=".jpg", help="kind of the files")
     parser.add_argument("--scale", type=int, default=4)
     args, options = parser.parse_known_args()  # the rest goes to sharpen
-    print("| output MP | peak RSS, MiB | seconds | s/MP |\n|---|---|---|---|")
+    print("| output MP | peak RSS, MiB | above the first | seconds | s/MP |\n|---|---|---|---|---|")
+    first = None
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:
             source, target = Path(folder, f"in{args.suffix}"), Path(folder, f"out{args.suffix}")
@@ -56,7 +57,8 @@ def main() -> None:
                 source, **({"quality": 95} if args.suffix == ".jpg" else {})
             )
             peak, seconds = measure(source, target, ["--overwrite", "--scale", str(args.scale), *options])
-            print(f"| {size:g} | {peak:.0f} | {seconds:.1f} | {seconds / size:.2f} |", flush=True)
+            first = peak if first is None else first
+            print(f"| {size:g} | {peak:.0f} | {peak - first:.0f} | {seconds:.1f} | {seconds / size:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
