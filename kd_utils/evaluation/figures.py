@@ -74,20 +74,26 @@ def _best_square(detail: np.ndarray, side: int, avoid: Sequence[Box]) -> Box:
 def spread_zooms(image: np.ndarray, side: int, count: int) -> list[Box]:
     """The most detailed square of `side` pixels in each of `count` equal parts of the image along its longer axis.
 
-    So the zooms show different things of a photo, where its most detailed squares often lie on one object.
+    So the zooms show different things of a photo, where its most detailed squares often lie on one object. Between two
+    parts `side` pixels are left out, as far as the parts are long enough.
     """
     height, width = image.shape[:2]
+    length = max(height, width)
     boxes = []
     for part in range(count):
-        first, last = part / count, (part + 1) / count
+        first, last = round(part / count * length), round((part + 1) / count * length)
+        margin = max(0, min(side // 2, (last - first - side) // 2))
+        if part > 0:
+            first += margin
+        if part < count - 1:
+            last -= margin
+
         if width >= height:
-            left, right = round(first * width), round(last * width)
-            x0, y0, x1, y1 = most_detailed(image[:, left:right], side)
-            boxes.append((left + x0, y0, left + x1, y1))
+            x0, y0, x1, y1 = most_detailed(image[:, first:last], side)
+            boxes.append((first + x0, y0, first + x1, y1))
         else:
-            top, bottom = round(first * height), round(last * height)
-            x0, y0, x1, y1 = most_detailed(image[top:bottom], side)
-            boxes.append((x0, top + y0, x1, top + y1))
+            x0, y0, x1, y1 = most_detailed(image[first:last], side)
+            boxes.append((x0, first + y0, x1, first + y1))
     return boxes
 
 

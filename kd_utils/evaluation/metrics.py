@@ -29,7 +29,9 @@ def _pair(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> tuple[np.ndarra
         raise ValueError(f"a border of {border} leaves nothing of a {a.shape[1]}x{a.shape[0]} image")
 
     a, b = (x[border : border + height, border : border + width] for x in (a, b))
-    return (luma(a), luma(b)) if y else (a.astype(np.float64), b.astype(np.float64))
+    if y:
+        return luma(a), luma(b)
+    return a.astype(np.float64), b.astype(np.float64)
 
 
 def psnr(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> float:
@@ -76,7 +78,9 @@ def sharpness(a: np.ndarray, b: np.ndarray, border: int) -> float | None:
     for y in _pair(a, b, border, y=True):
         down, across = np.gradient(y)
         steepness.append(float(np.hypot(down, across).mean()))
-    return steepness[0] / steepness[1] if steepness[1] else None
+    if steepness[1] == 0:
+        return None
+    return steepness[0] / steepness[1]
 
 
 def color_drift(a: np.ndarray, b: np.ndarray) -> list[float]:
@@ -111,4 +115,6 @@ def score(image: np.ndarray, original: np.ndarray, label: np.ndarray | None, bor
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    if math.isfinite(value):
+        return value
+    return None

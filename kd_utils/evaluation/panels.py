@@ -41,10 +41,11 @@ def draw(
 
     titled = {}
     for row, image in _distinct(images).items():
-        db = scores[row].psnr_y_teacher if row in scores else None
-        title = f"{row}  {db:.1f} dB" if db else row
+        title = row
         if row == "input":
             title = f"input {image.shape[1]}x{image.shape[0]}"
+        if row in scores and scores[row].psnr_y_teacher:
+            title = f"{row}  {scores[row].psnr_y_teacher:.1f} dB"
         titled[title] = image
 
     label = display_name(Path(name).stem)
@@ -68,8 +69,8 @@ def section(shown: TestPanel) -> PhotoSection:
             difference = figures.error_map(part, label)
             differences.append(viewer.Picture(f"{row} − teacher", difference, "difference from the teacher"))
 
-    left = "bicubic" if "bicubic" in _distinct(shown.images) else "input"
-    slider = viewer.slider_fragment([*pictures, *differences], left, "student")
+    plain = pictures[1].name if pictures[1].name == "bicubic" else "input"
+    slider = viewer.slider_fragment([*pictures, *differences], plain, "student")
     panel = figures.data_uri(Image.open(shown.panel))
     alt = f"{', '.join(_distinct(shown.images))}, with {ZOOMS} magnified places"
     return PhotoSection(display_name(Path(shown.name).stem), panel, alt, slider)

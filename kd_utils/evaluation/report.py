@@ -14,6 +14,7 @@ from kd_utils.evaluation.tables import plain_label, row_label
 
 DRIFT_SEEN = 3.0  # levels of 255: a mean colour that is off by more can be seen side by side
 HARDLY_LEARNED = 0.2  # dB: a student that is nearer to its teacher by less has not learned from it yet
+AS_CRISP = 0.05  # a sharpness that is off from 1 by less is called as crisp as the teacher
 NAMED = 12  # photos that are named one by one
 
 DEGRADATIONS = {
@@ -138,7 +139,11 @@ def _crispness(e: Evaluation) -> str:
     beside = f"{plain_label(e.protocol.scale)} {base:.2f}"
     if alone is not None:
         beside = f"the baseline {alone:.2f}, {beside}"
-    verdict = "softer than" if student < 0.95 else "harder than" if student > 1.05 else "as crisp as"
+    verdict = "as crisp as"
+    if student < 1 - AS_CRISP:
+        verdict = "softer than"
+    elif student > 1 + AS_CRISP:
+        verdict = "harder than"
     return f"The student's gradients are {student:.2f} of the teacher's ({beside}): it is {verdict} its teacher."
 
 
@@ -160,7 +165,8 @@ def _colors(e: Evaluation) -> str:
 
 
 def _engine(timing: Timing) -> str:
-    return f"{timing.engine}, {timing.threads} thread{'s' if timing.threads > 1 else ''}"
+    plural = "" if timing.threads == 1 else "s"
+    return f"{timing.engine}, {timing.threads} thread{plural}"
 
 
 def limitations(e: Evaluation) -> list[str]:
@@ -184,7 +190,7 @@ def protocol(e: Evaluation) -> list[tuple[str, str]]:
     """How the scores were taken and what made them: names and texts."""
     p, teacher = e.protocol, e.teacher
     stand_in = ", a stand-in: see above" if teacher.stand_in else ""
-    train, valid = (p.photos_trained_on.get(split, 0) for split in ("train", "valid"))
+    train, valid = p.photos_trained_on.get("train", 0), p.photos_trained_on.get("valid", 0)
     rows = [
         ("Teacher", f"{teacher.name} (sha256 {teacher.sha256[:12]}…){stand_in}"),
         ("Test photos", f"{len(p.photos)}: {_some(p.photos)}"),
