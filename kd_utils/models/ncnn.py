@@ -45,16 +45,14 @@ class Layer:
 def compact(feat: int, convs: int, scale: int = 4) -> list[Layer]:
     """The layers of SRVGGNetCompact with `convs` inner convolutions, which is what a x4 student is.
 
-    A student of scale 2 or 1 begins with PixelUnshuffle by d = 4/scale. ncnn has no such layer for all sides, so the
-    first convolution does it too: its kernel is 3d wide and moves by d pixels. Its image is continued by d pixels at
-    the right and below, which makes every side complete, and a Crop takes the result back to the photo's sides.
+    A student of scale 2 or 1 begins with PixelUnshuffle by d = 4/scale, for which ncnn has no layer. The first
+    convolution does it too: its kernel is 3d wide and moves by d pixels. The image is continued to multiples of d
+    before, and the result cut to the photo's sides.
     """
     layers = [Layer("Input", [])]
     down = UP // scale
 
-    image = 0
-    if down > 1:
-        image = _add(layers, "Padding", [0], {1: down, 3: down, 4: 1})  # below, right, 1: repeat the last pixel
+    image = _continue_to_multiple(layers, down) if down > 1 else 0
     last = _convolution(layers, "body.0", image, 3, feat, down)
     last = _add(layers, "PReLU", [last], {0: feat}, "body.1")
 
@@ -121,6 +119,16 @@ def _leaky(layers: list[Layer], name: str, source: int, cin: int, cout: int) -> 
     number = _convolution(layers, name, source, cin, cout)
     layers[number].settings |= {9: 2, -23310: (0.2,)}
     return number
+
+
+def _continue_to_multiple(layers: list[Layer], down: int) -> int:
+    """The image with its last row and column repeated up to a multiple of `down`."""
+    more = down - 1
+    longer = _add(layers, "Padding", [0], {1: more, 3: more, 4: 1})  # below, right, 1: repeat the last pixel
+
+    # no layer rounds sides, but a pooling and its upsampling give a picture of the rounded ones to cut by
+    blocks = _add(layers, "Pooling", [longer], {1: down, 2: down, 5: 1})  # side, stride, 1: whole windows only
+    return _add(layers, "Crop", [longer, _upsample(layers, blocks, down)])
 
 
 def _upsample(layers: list[Layer], source: int, scale: int) -> int:

@@ -1,20 +1,26 @@
-"""Seams of the exported ncnn students in Upscayl and realesrgan-ncnn-vulkan: python -m benchmarks.export_seams PHOTOS
+"""What exported students lose: python -m benchmarks.exports [PHOTOS]
 
-Those programs cut a photo into tiles of 200 pixels with 10 pixels around each, and reflect the photo at its border.
-This does the same with the files that `export --to ncnn` writes and the ncnn package on the CPU, on the central 440x440
-pixels of each photo, and compares with PyTorch: over the same tiles, and over the whole. In levels of 255, clamped.
+The first table is the size of each format, and its output beside PyTorch's on a photo of scikit-image. The second,
+for which PHOTOS is a folder, is about the seams in Upscayl and realesrgan-ncnn-vulkan: they cut a photo into tiles of
+200 pixels with 10 pixels around each, and reflect the photo at its border. The same is done here with the files that
+`export --to ncnn` writes and the ncnn package on the CPU, on the central 440x440 pixels of each photo, and compared
+with PyTorch: over the same tiles, and over the whole. All in levels of 255, clamped.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import ncnn
 import numpy as np
+import onnxruntime
+import skimage.data
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kd_utils.common.tensors import to_tensor
@@ -24,6 +30,7 @@ from kd_utils.models import student, tiling
 
 TILE, AROUND = 200, 10
 CONTEXT = 50  # at least what any student sees, and where the tiles begin in steps of 4 pixels (PixelUnshuffle)
+EXPORTS = {"pth": False, "safetensors": False, "onnx": False, "onnx fp16": True, "ncnn": False}
 
 
 class NcnnNetwork:
@@ -45,7 +52,7 @@ class NcnnNetwork:
         return torch.from_numpy(np.array(out, copy=True))[None]
 
 
-def in_tiles(run, x: Tensor, scale: int) -> Tensor:
+def in_tiles(run: Callable[[Tensor], Tensor], x: Tensor, scale: int) -> Tensor:
     """Tile by tile, each cut off at its own border; `x` has AROUND reflected pixels on every side."""
     height, width = x.shape[2] - 2 * AROUND, x.shape[3] - 2 * AROUND
     out = torch.empty(1, 3, height * scale, width * scale)
@@ -56,6 +63,33 @@ def in_tiles(run, x: Tensor, scale: int) -> Tensor:
             inner = slice(AROUND * scale, -AROUND * scale)
             out[..., top * scale : bottom * scale, left * scale : right * scale] = y[..., inner, inner]
     return out.clamp(0, 1)
+
+
+def opened(path: Path) -> Callable[[Tensor], Tensor]:
+    """The network of an exported file, as another program would compute it."""
+    if path.suffix == ".pth":
+        return student.load(path)
+    if path.suffix == ".safetensors":
+        return student.from_state_dict(load_file(path))
+    if path.suffix == ".param":
+        return NcnnNetwork(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
+
+
+@torch.inference_mode()
+def formats(models: list[Path], folder: str) -> None:
+    print("| student | format | bytes | largest difference to PyTorch | mean |\n|---|---|---|---|---|")
+    x = to_tensor(skimage.data.chelsea()[None, :120, 100:260])
+    for model in models:
+        want = student.load(model)(x).clamp(0, 1)
+        for name, fp16 in EXPORTS.items():
+            (path,) = export(model, folder, [name.split()[0]], fp16)
+            off = (opened(path)(x).clamp(0, 1) - want).abs() * 255
+            size = path.stat().st_size
+            if path.suffix == ".param":
+                size += path.with_suffix(".bin").stat().st_size
+            print(f"| {model.stem} | {name} | {size:,} | {off.max():.4f} | {off.mean():.5f} |", flush=True)
 
 
 @torch.inference_mode()
@@ -79,25 +113,32 @@ def compare(name: str, net: student.Student, param: Path, photos: list[np.ndarra
     return f"| {name} | {reach} | {parity * 255:.2f} | {seam * 255:.1f} | {mean * 255:.4f} |"
 
 
+def seams(models: list[Path], folder: str, photos: list[Path]) -> None:
+    print("| student | reach | ncnn - PyTorch, same tiles | tiled - whole, largest | mean |\n|---|---|---|---|---|")
+    crops = []
+    for path in photos:
+        photo = reading.read_rgb(path)
+        y, x = (photo.shape[0] - 440) // 2, (photo.shape[1] - 440) // 2
+        crops.append(photo[y : y + 440, x : x + 440])
+    for model in models:
+        (param,) = export(model, folder, ["ncnn"])
+        print(compare(model.stem, student.load(model), param, crops), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos")
+    parser.add_argument("photos", nargs="?")
     parser.add_argument("--limit", type=int, default=12, help="photos at most")
     parser.add_argument("--models", nargs="*", default=[], help="student files (default: those that ship)")
     args = parser.parse_args()
-    photos = []
-    for path in reading.list_images(args.photos)[: args.limit]:
-        photo = reading.read_rgb(path)
-        y, x = (photo.shape[0] - 440) // 2, (photo.shape[1] - 440) // 2
-        photos.append(photo[y : y + 440, x : x + 440])
-
     found = student.find_student("s").parent.glob("student_*.pth")
     models = [Path(model) for model in args.models] or sorted(p for p in found if "no_teacher" not in p.name)
-    print("| student | reach | ncnn - PyTorch, same tiles | tiled - whole, largest | mean |\n|---|---|---|---|---|")
+
     with tempfile.TemporaryDirectory() as folder:
-        for path in models:
-            (param,) = export(path, folder, ["ncnn"])
-            print(compare(path.stem, student.load(path), param, photos), flush=True)
+        formats(models, folder)
+        if args.photos:
+            print()
+            seams(models, folder, reading.list_images(args.photos)[: args.limit])
 
 
 if __name__ == "__main__":
