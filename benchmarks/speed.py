@@ -16,9 +16,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kd_utils import config, export
+from kd_utils import config
 from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.models import engines, student
+from kd_utils.models.onnx_graph import graph
 
 
 def rrdbnet(blocks: int) -> nn.Module:
@@ -32,7 +33,7 @@ def session(net: student.Student, threads: int) -> Callable[[Tensor], object]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    data = export.graph(net).SerializeToString()
+    data = graph(net).SerializeToString()
     run = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return lambda x: run.run(None, {"image": x.numpy()})
 

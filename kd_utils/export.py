@@ -15,8 +15,6 @@ from kd_utils.models import student
 from kd_utils.models.ncnn_writer import write_ncnn
 from kd_utils.models.onnx_graph import graph
 
-find, DEFAULT = student.find_student, student.DEFAULT_SIZE  # under these names sharpen still asks for them
-
 
 @dataclass(frozen=True)
 class Format:
@@ -62,6 +60,7 @@ def export(
     """
     out = Path(out).expanduser()
     formats = _choose_formats(out, to)
+
     path = student.find_student(model, scale or 4)
     net = student.load(path)
     if scale not in (None, net.scale):

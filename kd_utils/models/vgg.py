@@ -41,12 +41,17 @@ class VGGFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
+
         with torch.no_grad():
             seen = self(_reference())
-        self.size = {layer: (f - f.mean((0, 2, 3), keepdim=True)).abs().mean().item() for layer, f in seen.items()}
+        self.size = {}
+        for layer, features in seen.items():
+            deviation = features - features.mean((0, 2, 3), keepdim=True)
+            self.size[layer] = deviation.abs().mean().item()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = ((x.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
         out = {}
         for index, module in enumerate(self.features):
             x = module(x)
@@ -69,6 +74,7 @@ def load_vgg(spec: str | Path, upto: str = "conv3_4", device: torch.device | str
     with torch.device("meta"):  # no memory, and no draw from the global random numbers
         features = make_layers(cfgs["E"])[: LAYERS[upto][0] + 1]
     shapes = {key: tuple(value.shape) for key, value in features.state_dict().items()}
+
     if str(spec) == "random":
         name, state = "random VGG19 (not ImageNet): fixed Kaiming weights", _random_state(shapes)
     elif str(spec) == "imagenet":
@@ -77,6 +83,7 @@ def load_vgg(spec: str | Path, upto: str = "conv3_4", device: torch.device | str
         name, state = "VGG19 (ImageNet)", _read_state(fetch("vgg19"), shapes, upto)
     else:
         name, state = f"VGG19 ({Path(spec).name})", _read_state(Path(spec).expanduser(), shapes, upto)
+
     features.load_state_dict(state, assign=True)
     return VGGFeatures(features.to(memory_format=torch.channels_last), name).to(device)
 
@@ -92,6 +99,7 @@ def _read_state(path: Path, shapes: dict[str, tuple], upto: str) -> dict[str, Te
         raise VGGError(f"{error}; or {remedy}") from error
     if not isinstance(state, dict):
         raise VGGError(f"{path} holds a {type(state).__name__}, not a state dict of VGG19: {remedy}")
+
     found = {}
     for key, shape in shapes.items():
         value = state.get(f"features.{key}", state.get(key))
@@ -142,17 +150,21 @@ def vgg_distance(a: Tensor, b: Tensor, vgg: VGGFeatures, rows: int = 256) -> Ten
     """
     if a.dim() != 4 or a.shape[1] != 3 or min(a.shape[2:]) < 4 or b.shape not in (a.shape, a[:1].shape):
         raise ValueError(f"a VGG distance needs two (N, 3, H, W) tensors of one size, not {a.shape} and {b.shape}")
+
     height, width = a.shape[2:]
     total = torch.zeros(len(DISTANCE), len(a), dtype=torch.float64)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         above = max(0, top - 32)
         strip = slice(above, min(bottom + 32, height))
-        features = [vgg(x[:, :, strip].to(vgg.mean)) for x in (a, b)]
+        of_a = vgg(a[:, :, strip].to(vgg.mean))
+        of_b = vgg(b[:, :, strip].to(vgg.mean))
+
         for k, layer in enumerate(DISTANCE):
             # Max pooling floors: the last strip ends where the layer ends.
             own = slice((top - above) >> k, (bottom - above) >> k)
-            p, q = (F.normalize(f[layer][:, :, own].float(), dim=1, eps=1e-10) for f in features)
+            p, q = (F.normalize(f[layer][:, :, own].float(), dim=1, eps=1e-10) for f in (of_a, of_b))
             total[k] += (p - q).square_().sum(1).cpu().sum(dim=(1, 2), dtype=torch.float64)  # MPS has no float64
+
     sizes = torch.tensor([(height >> k) * (width >> k) for k in range(len(DISTANCE))], dtype=torch.float64)
     return (total / sizes[:, None]).sum(0)
