@@ -196,3 +196,14 @@ def test_a_model_that_is_none_is_named_with_the_choices():
     for name, says in (("student_x4_s", "neither a file nor one of s, m, l"), ("a.onnx", "give the .pth")):
         with pytest.raises(ConfigError, match=f"model {name}.*{says}"):
             student.find_student(name)
+
+
+def test_the_pth_loads_into_real_esrgans_own_class(official, tmp_path):
+    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+    (path,) = export.export("m", tmp_path, ["pth"])
+    theirs = SRVGGNetCompact(3, 3, num_feat=32, num_conv=14, upscale=4, act_type="prelu")
+    theirs.load_state_dict(torch.load(path, weights_only=True)["params"])
+    x = torch.rand(1, 3, 20, 17)
+    with torch.inference_mode():
+        assert (theirs(x) - student.load(path)(x)).abs().max() <= 1e-6
