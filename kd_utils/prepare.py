@@ -74,21 +74,26 @@ def prepare(cfg: Config) -> Prepared:
     # what is to be made, and what of it is there
     jobs = list_jobs(cfg, splits)
     rank, world = devices.process_rank(), devices.process_count()
-    bar = tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=rank > 0)
-    done = {job.file for job in bar if files.is_made(work.crops / job.file, key=key)}
-    todo = [job for job in jobs[rank::world] if job.file not in done]
-
+    missing = _missing(work, key, jobs, quiet=rank > 0)
+    mine = {job.file for job in jobs[rank::world]}
+    todo = [job for job in missing if job.file in mine]
     _make_shards(cfg, work, key, todo)
-    done |= {job.file for job in todo}
 
     # other processes may have made theirs meanwhile; the last one to end finds all of them
-    made = Prepared(work.crops, {split: len(members) for split, members in splits.items()}, {}, 0, len(todo))
-    left = [job for job in jobs if job.file not in done]
-    if all(files.is_made(work.crops / job.file, key=key) for job in left):
+    counts = {split: len(members) for split, members in splits.items()}
+    made = Prepared(work.crops, counts, {}, 0, len(todo))
+    left = [job for job in missing if job.file not in mine]
+    if not _missing(work, key, left, quiet=True):
         index = _write_index(cfg, work, key, want, jobs)
         made.crops = {"train": index.count("train"), "valid": index.count("valid"), "test": len(index.test)}
         made.left_out = sum(shard.refused for shard in index.shards)
     return made
+
+
+def _missing(work: Workdir, key: str, jobs: list[Job], quiet: bool) -> list[Job]:
+    """Those of `jobs` whose files are not there, are damaged, or are of another provenance."""
+    bar = tqdm(jobs, desc="checking crops", unit="shard", delay=3, leave=False, disable=quiet)
+    return [job for job in bar if not files.is_made(work.crops / job.file, key=key)]
 
 
 # ---- the files of the crops folder
@@ -99,7 +104,9 @@ def list_jobs(cfg: Config, splits: dict[str, list[PhotoFile]]) -> list[Job]:
 
     The test photos come first: one that cannot be used ends the step, and should do so early.
     """
-    jobs = [Job(f"test-{n:05d}.safetensors", "test", [photo]) for n, photo in enumerate(splits["test"])]
+    jobs = []
+    for n, photo in enumerate(splits["test"]):
+        jobs.append(Job(f"test-{n:05d}.safetensors", "test", [photo]))
     for split in ("train", "valid"):
         photos = splits[split]
         together = max(1, math.ceil(SHARD / crops_per_photo(cfg, split)))
@@ -129,10 +136,16 @@ def _make_shard(cfg: Config, job: Job) -> tuple[Arrays, dict[str, Any]]:
         pair = degrade_photo(job.photos[0], cfg)
         return {"hr": pair.hr, "lr": pair.lr}, {"count": 1, "name": pair.name}
 
-    cut = [cut_crops(photo, cfg, crops_per_photo(cfg, job.split)) for photo in job.photos]
-    arrays = {"hr": np.concatenate([c.hr for c in cut]), "lr": np.concatenate([c.lr for c in cut])}
-    refused = sum(c.refused for c in cut)
-    return arrays, {"count": len(arrays["hr"]), "refused": refused, "photos": [p.name for p in job.photos]}
+    hr, lr, names = [], [], []
+    refused = 0
+    for photo in job.photos:
+        cut = cut_crops(photo, cfg, crops_per_photo(cfg, job.split))
+        hr.append(cut.hr)
+        lr.append(cut.lr)
+        names.append(photo.name)
+        refused += cut.refused
+    arrays = {"hr": np.concatenate(hr), "lr": np.concatenate(lr)}
+    return arrays, {"count": len(arrays["hr"]), "refused": refused, "photos": names}
 
 
 def _write_index(cfg: Config, work: Workdir, key: str, want: provenance.Provenance, jobs: list[Job]) -> CropIndex:

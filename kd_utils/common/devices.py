@@ -47,6 +47,7 @@ def resolve_runtime(device: str = "auto", dtype: str = "auto", training: bool = 
     `auto` is the fastest precision that is safe: for training see `training_dtype`, else `inference_dtype`.
     """
     place = resolve_device(device)
+
     if dtype == "auto":
         kind = training_dtype(place) if training else inference_dtype(place)
     else:
@@ -71,6 +72,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+
     try:
         device = torch.device(name)
         if device == torch.device("cuda"):

@@ -36,6 +36,7 @@ class Discriminator(nn.Module):
         for width, stride in zip(WIDTHS, STRIDES, strict=True):
             layers += [spectral_norm(nn.Conv2d(channels, width, 3, stride, 1)), nn.LeakyReLU(0.2)]
             channels = width
+
         layers.append(nn.Conv2d(channels, 1, 3, 1, 1))
         self.body = nn.Sequential(*layers)
 
@@ -50,11 +51,14 @@ class Critic:
         with torch.random.fork_rng([]):  # the student's random numbers stay what they are without a critic
             torch.manual_seed(seed)
             self.net = Discriminator()
+
+        # on the device, and in the precision, of the student
         self.net = self.net.to(runtime.device)
         if runtime.dtype == torch.float64:
             self.net = self.net.double()
         if runtime.is_half:
             self.net = self.net.to(memory_format=torch.channels_last)
+
         self.optimizer = torch.optim.Adam(self.net.parameters(), cfg.loss.adversarial_lr, betas=(0.5, 0.99))
         self.side = cfg.loss.adversarial_crop
         self.scale = cfg.scale

@@ -61,6 +61,7 @@ class TrainState:
         """Go on from a checkpoint of `step`."""
         self.net.load_state_dict(saved["net"])
         self.ema.load_state_dict(saved["ema"])
+
         optimizers.load_optimizer_state(self.optimizer, saved["opt"])
         if saved["scaler"]:  # it is empty from a device that needs none
             self.scaler.load_state_dict(saved["scaler"])
