@@ -92,7 +92,7 @@ def missing_labels(work: Workdir, shards: list[Shard], want: Provenance, quiet: 
 def _label_shard(
     cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime, shard: Shard, want: Provenance, bar: tqdm
 ) -> None:
-    lr = files.load_arrays(work.crops / shard.file)[0]["lr"]
+    lr = files.load_arrays(work.crops / shard.file, verify=True)[0]["lr"]
     labels = []
     for start in range(0, len(lr), cfg.label.batch):
         batch = lr[start : start + cfg.label.batch]

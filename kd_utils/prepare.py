@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from kd_utils import provenance
 from kd_utils.common import devices, files
-from kd_utils.common.errors import DataError, ImageError
+from kd_utils.common.errors import DataError, ImageError, StoreError
 from kd_utils.config import Config, DataConfig
 from kd_utils.data.crops import CropIndex, PhotoPair, Shard
 from kd_utils.data.degradations import degrade
@@ -153,6 +153,11 @@ def _write_index(cfg: Config, work: Workdir, key: str, want: provenance.Provenan
     shards, test = [], []
     for job in jobs:
         arrays, meta = files.load_arrays(work.crops / job.file)
+        if meta["key"] != key:
+            raise StoreError(
+                f"{work.crops / job.file} was made by another run with other settings, at the same time: give each run "
+                "a --workdir of its own"
+            )
         sha256 = files.sha256(arrays["lr"].tobytes())
         names = tuple(p.name for p in job.photos)
         shard = Shard(job.file, job.split, sha256, key, meta["count"], names, meta.get("refused", 0))

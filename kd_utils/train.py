@@ -273,7 +273,17 @@ def _validate(run: Run, state: TrainState, valid: Crops) -> None:
         run.watch(ValidationEvent(run.name, state.history, pictures))
 
 
+def _require_finite_weights(run: Run, state: TrainState) -> None:
+    """The last update can diverge after the loss was looked at."""
+    if not all(p.isfinite().all() for p in [*state.net.parameters(), *state.ema.parameters()]):
+        raise TrainError(
+            f"{run.name}: the weights are not finite after step {state.step}; the last good checkpoint is kept in "
+            f"{run.folder}. Lower train.lr (now {run.cfg.train.lr:g}), and begin in another --workdir."
+        )
+
+
 def _save_checkpoint(run: Run, state: TrainState) -> None:
+    _require_finite_weights(run, state)
     if run.runtime.is_main:
         saved = {"provenance": run.provenance} | state.to_dict()
         checkpoints.save(run.folder, state.step, saved, run.cfg.train.keep, run.drive)

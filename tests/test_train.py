@@ -234,6 +234,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(labelled,
     assert not (tmp_path / "student_model.pth").exists()
 
 
+def test_a_last_update_that_diverges_leaves_no_student(labelled, tmp_path):
+    more = "train.steps=1 train.lr=1e30 train.warmup=0 train.optimizer=adam train.clip=0 train.baseline=no"
+    with pytest.raises(TrainError, match="output is not finite after step 1: .* Lower train.lr"):
+        train.train(config(labelled, tmp_path, more))
+    assert not list(tmp_path.rglob("*.pth")) and not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize("part", ["crops", "labels"])
+def test_a_damaged_shard_is_named_before_it_teaches(labelled, tmp_path, part):
+    for folder in ("crops", "labels"):
+        shutil.copytree(labelled[0] / folder, tmp_path / folder)
+    path = tmp_path / part / "train-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-500] ^= 1  # one bit of one pixel
+    path.write_bytes(data)
+    with pytest.raises(files.StoreError, match=f"{part}/train-00000.safetensors is damaged .its checksum differs"):
+        train.train(make("quick", labelled[1], workdir=str(tmp_path)))
+
+
 def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path):
     with pytest.raises(files.StoreError, match="train.lr was 0.001, now 0.01.*delete"):
         train.train(make("quick", f"{labelled[1]} train.lr=0.01", workdir=str(trained[0].workdir)))

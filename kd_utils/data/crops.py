@@ -91,8 +91,10 @@ class CropIndex:
         try:
             shards = [Shard.from_dict(s) for s in fields["shards"]]
             test = [Shard.from_dict(s) for s in fields["test"]]
+            if fields["key"] != files.digest(fields["provenance"]):
+                raise ValueError("its key is not that of its provenance")
             return cls(fields["key"], fields["provenance"], fields["versions"], shards, test)
-        except (KeyError, TypeError) as e:
+        except (KeyError, TypeError, ValueError) as e:
             raise StoreError(f"{path} is damaged ({e!r}): delete {path.parent} and run step 1 again") from e
 
 
@@ -149,7 +151,7 @@ def load_photo_pairs(cfg: Config) -> list[PhotoPair]:
     index = read_index(cfg)
     pairs = []
     for shard in index.test[: cfg.eval.limit or None]:
-        arrays, _ = files.load_arrays(Workdir.of(cfg).crops / shard.file)
+        arrays, _ = files.load_arrays(Workdir.of(cfg).crops / shard.file, verify=True)
         pairs.append(PhotoPair(shard.photos[0], arrays["hr"], arrays["lr"]))
     return pairs
 
@@ -183,14 +185,17 @@ class BatchPlan:
 
 
 class Crops:
-    """The crops of one split with their labels, memory-mapped, addressed by one running number."""
+    """The crops of one split with their labels, memory-mapped, addressed by one running number.
+
+    Every shard is verified by its checksum once, when it is opened: a flipped bit would teach without a word.
+    """
 
     def __init__(self, work: Workdir, index: CropIndex, split: str):
         self.shards = []
         self.starts = [0]  # the number of each shard's first crop, and at last of all crops
         for shard in index.of_split(split):
-            crops, _ = files.load_arrays(work.crops / shard.file)
-            labels, _ = files.load_arrays(work.labels / shard.file)
+            crops, _ = files.load_arrays(work.crops / shard.file, verify=True)
+            labels, _ = files.load_arrays(work.labels / shard.file, verify=True)
             self.shards.append((crops["lr"], labels["label"], crops["hr"]))
             self.starts.append(self.starts[-1] + len(crops["lr"]))
 

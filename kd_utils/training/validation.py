@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kd_utils.common import files
+from kd_utils.common.errors import TrainError
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data.crops import Crops
@@ -78,7 +79,13 @@ def validate(
 
     out = []
     for start in range(0, len(lr), 16):
-        out.append(to_uint8(net(to_tensor(lr[start : start + 16], device))))
+        y = net(to_tensor(lr[start : start + 16], device))  # (16, 3, H, W)
+        if not y.isfinite().all():
+            raise TrainError(
+                f"{name}: the student's output is not finite after step {step}: its weights have grown without bound. "
+                f"Lower train.lr (now {cfg.train.lr:g}), and begin in another --workdir."
+            )
+        out.append(to_uint8(y))
     pred = np.concatenate(out)
 
     border = max(cfg.scale, 4 * cfg.loss.margin)
