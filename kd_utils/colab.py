@@ -8,17 +8,15 @@ the project's other packages are installed.
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kd_utils import doctor
+from kd_utils.common import packages
 from kd_utils.common.errors import ColabError, UsageError
 from kd_utils.config import ROOT, Config, make
 from kd_utils.overrides import unknown_key
@@ -26,7 +24,6 @@ from kd_utils.overrides import unknown_key
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
 STUDENTS = (Path("student_model.pth"), Path("train", "no_teacher", "student_model.pth"))
-KEPT = ("torch", "torchvision", "numpy", "ipywidgets")  # Colab's own versions stay
 
 # The names in a notebook's form and the fields they set; an empty one means what the preset says.
 FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "steps": "train.steps"}
@@ -55,11 +52,11 @@ def setup() -> None:
     if (ROOT / "notebooks").is_dir():
         os.chdir(ROOT)
 
-    lacking = missing(doctor.requirements())
+    lacking = packages.missing_on_colab(doctor.requirements())
     if in_colab():
-        install(lacking)
+        packages.install(lacking)
     else:
-        needed = [str(r) for r in lacking if r.name not in doctor.OPTIONAL]
+        needed = [str(r) for r in lacking if r.name not in packages.OPTIONAL]
         if needed:
             print(f"MISSING HERE: {', '.join(needed)}. Run: {doctor.how_to_install(needed)}")
     try:
@@ -101,54 +98,6 @@ def _assigned_names(source: str) -> set[str]:
         elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             names.add(line.target.id)
     return names
-
-
-def missing(wanted: list[doctor.Requirement]) -> list[doctor.Requirement]:
-    """Those of `wanted` that this Python lacks. Of what Colab keeps, any installed version is good enough."""
-    return [r for r in doctor.missing(wanted) if r.name not in KEPT or _version(r.name) is None]
-
-
-def _version(name: str) -> str | None:
-    """The installed version of a package."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def install(wanted: list[doctor.Requirement], python: str = sys.executable) -> None:
-    """pip installs `wanted`; the installed versions of `KEPT` are a constraint, so that nothing replaces them.
-
-    Raises ColabError; a failure of what is only optional is printed.
-    """
-    versions = {name: _version(name) for name in KEPT}
-    kept = [f"{name}=={version}" for name, version in versions.items() if version]
-    needed = [str(r) for r in wanted if r.name not in doctor.OPTIONAL]
-    optional = [str(r) for r in wanted if r.name in doctor.OPTIONAL]
-
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder, "constraints.txt")
-        constraints.write_text("\n".join(kept) + "\n")
-
-        why = _pip_install(needed, constraints, python)
-        if why:
-            raise ColabError(f"pip could not install {', '.join(needed)}:\n{why}\nRun this cell again.")
-
-        why = _pip_install(optional, constraints, python)
-        if why:
-            print(f"left out {', '.join(optional)}, the official implementation to compare with:\n{why}")
-
-
-def _pip_install(packages: list[str], constraints: Path, python: str) -> str:
-    """Install packages; returns the end of pip's errors, or "" where all went well."""
-    if not packages:
-        return ""
-    print("installing", ", ".join(packages))
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints)]
-    done = subprocess.run([*command, *packages], text=True, stderr=subprocess.PIPE)
-    if done.returncode == 0:
-        return ""
-    return done.stderr.strip()[-600:] or f"exit code {done.returncode}"
 
 
 # ---- Drive

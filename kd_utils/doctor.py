@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import operator
 import os
 import platform
-import re
 import shutil
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from kd_utils import __version__
+from kd_utils.common.packages import OPTIONAL, Requirement, installed_version, missing, parse_requirements
 from kd_utils.config import ROOT
 
 PROJECT = "imagesharpening-kd"
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that is tested
-OPTIONAL = ("realesrgan", "basicsr")  # the official implementation: a reference, nothing runs on it
 
 # What requirements.txt holds, beside the core: what the notebooks and `make run` use.
 EXTRAS = ("notebooks", "export", "official")
@@ -43,70 +40,7 @@ PACKAGE_OF = {"cv2": "opencv-python", "PIL": "Pillow", "skimage": "scikit-image"
 PACKAGE_OF |= {"nbclient": "papermill", "nbformat": "papermill"}
 
 
-SIGNS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt}
-
-
 # ---- what the project needs
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One line of a list of requirements, such as ``gdown>=5.2`` or ``basicsr>=1.4; python_version < "3.13"``."""
-
-    name: str
-    specifier: str  # ">=1.17,<1.23"; "" takes any version
-    marker: str = ""
-
-    def __str__(self) -> str:
-        return self.name + self.specifier
-
-    @property
-    def extra(self) -> str:
-        """The extra that asks for it; "" for the core."""
-        found = re.search(r"extra == ['\"](\w+)['\"]", self.marker)
-        return found[1] if found else ""
-
-    def applies(self) -> bool:
-        """Whether this Python is among those that the line is for."""
-        found = re.search(r"python_version\s*([<>=!]=?)\s*['\"]([\d.]+)['\"]", self.marker)
-        minor = ".".join(platform.python_version_tuple()[:2])
-        return found is None or _compare(minor, found[1], found[2])
-
-    def is_met(self) -> bool:
-        """Whether a version that is good enough is installed."""
-        try:
-            version = metadata.version(self.name)
-        except metadata.PackageNotFoundError:
-            return False
-        clauses = re.findall(r"([<>=!]=?)\s*([\d.]+)", self.specifier)
-        return all(_compare(version, sign, wanted) for sign, wanted in clauses)
-
-
-def _compare(version: str, sign: str, wanted: str) -> bool:
-    """Whether `version` is, for example, ``>=`` `wanted`, by the numbers of their releases."""
-    left, right = _numbers(version), _numbers(wanted)
-    length = max(len(left), len(right))
-    left += (0,) * (length - len(left))
-    right += (0,) * (length - len(right))
-    return SIGNS[sign](left, right)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The release of a version: (2, 6, 0) of ``2.6.0rc1+cu124``."""
-    release = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in release[0].split(".")) if release else ()
-
-
-def parse_requirements(text: str) -> list[Requirement]:
-    """The lines of a requirements.txt, without its comments."""
-    found = []
-    for line in text.splitlines():
-        line = re.sub(r"(^|\s)#.*", "", line)
-        package, _, marker = line.partition(";")
-        parts = re.fullmatch(r"\s*([\w.-]+)(?:\[[\w,]*\])?\s*\(?([^()]*)\)?\s*", package)
-        if parts:
-            found.append(Requirement(parts[1], parts[2].replace(" ", ""), marker.strip()))
-    return found
 
 
 def requirements() -> list[Requirement]:
@@ -119,11 +53,6 @@ def requirements() -> list[Requirement]:
     except metadata.PackageNotFoundError:
         return []
     return [r for r in parse_requirements("\n".join(asked)) if r.extra in ("", *EXTRAS)]
-
-
-def missing(wanted: list[Requirement]) -> list[Requirement]:
-    """Those of `wanted` that are for this Python and not installed in a version that is good enough."""
-    return [r for r in wanted if r.applies() and not r.is_met()]
 
 
 def how_to_install(names: list[str]) -> str:
@@ -196,10 +125,7 @@ def _missing(lacking: list[Requirement]) -> Finding:
 def _packages() -> list[Finding]:
     found = []
     for name in VERSIONS_SHOWN:
-        try:
-            found.append(Finding(name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            found.append(Finding(name, "not installed"))
+        found.append(Finding(name, installed_version(name) or "not installed"))
     return found
 
 

@@ -183,7 +183,9 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
 
 
 def _read_str(value: Any) -> str | None:
-    return str(value) if isinstance(value, (str, Path)) else None
+    if isinstance(value, (str, Path)):
+        return str(value)
+    return None
 
 
 def _read_bool(value: Any) -> bool | None:
@@ -202,7 +204,9 @@ def _read_float(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return number
 
 
 def _read_int(value: Any) -> int | None:
@@ -212,7 +216,9 @@ def _read_int(value: Any) -> int | None:
     if re.fullmatch(r"\s*[+-]?\d{1,400}\s*", str(value)):
         return int(value)
     number = _read_float(value)
-    return int(number) if number is not None and number.is_integer() else None
+    if number is None or not number.is_integer():
+        return None
+    return int(number)
 
 
 _READERS = {str: _read_str, bool: _read_bool, float: _read_float, int: _read_int}

@@ -17,6 +17,7 @@ import torch
 from helpers.notebooks import NOTEBOOKS, read
 
 from kd_utils import colab, doctor, train
+from kd_utils.common import packages
 from kd_utils.common.errors import UsageError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 
@@ -113,10 +114,10 @@ def test_uploads_of_colab_and_of_both_ipywidgets(google, monkeypatch):
 
 
 def test_what_is_missing_by_requirements_and_markers():
-    here = colab.missing(doctor.requirements())
-    assert not [r for r in here if r.name in colab.KEPT]
+    here = packages.missing_on_colab(doctor.requirements())
+    assert not [r for r in here if r.name in packages.KEPT]
     asked = 'numpy>=99  # kept as it is\nabsent-package>=2\nother-absent; python_version < "3"\npytest>=999\n\n# text\n'
-    found = colab.missing(doctor.parse_requirements(asked))
+    found = packages.missing_on_colab(packages.parse_requirements(asked))
     assert [str(r) for r in found] == ["absent-package>=2", "pytest>=999"]
 
 
@@ -177,10 +178,10 @@ def test_installing_never_replaces_what_colab_has(pip, monkeypatch, capfd):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(pip))
     python = str(pip / "venv" / "bin" / "python")
-    colab.install(doctor.parse_requirements("kdtiny"), python)
+    packages.install(packages.parse_requirements("kdtiny"), python)
     with pytest.raises(colab.ColabError, match="pip could not install kdgreedy"):
-        colab.install(doctor.parse_requirements("kdgreedy"), python)
-    colab.install(doctor.parse_requirements("basicsr>=1.4.2"), python)
+        packages.install(packages.parse_requirements("kdgreedy"), python)
+    packages.install(packages.parse_requirements("basicsr>=1.4.2"), python)
     assert "left out basicsr>=1.4.2" in capfd.readouterr().out, "what is optional does not stop the notebook"
     names = {p.name for p in (pip / "venv").rglob("*_marker.py")}
     assert names == {"kdtiny_marker.py"}

@@ -12,7 +12,7 @@ import torch
 
 from kd_utils import doctor
 from kd_utils.__main__ import main
-from kd_utils.common import devices
+from kd_utils.common import devices, packages
 from kd_utils.config import ROOT
 
 
@@ -27,7 +27,7 @@ def one_wrong_download(monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
     monkeypatch.setattr(devices, "has_fast_bf16", lambda: True)
-    monkeypatch.setattr(devices, "resolve_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "resolve_device", lambda name="auto": torch.device("cpu"))
     return tmp_path
 
 
@@ -88,12 +88,12 @@ def test_an_environment_that_is_there_but_not_active_is_named(tmp_path, monkeypa
 
 def test_requirements_are_read_with_versions_and_markers():
     text = 'numpy>=1.26\nonnx >=1.17, <1.23  # why\n\n# a comment\nold>=1; python_version < "3.5"\nx; extra == "dev"\n'
-    numpy, onnx, old, extra = doctor.parse_requirements(text)
+    numpy, onnx, old, extra = packages.parse_requirements(text)
     assert (numpy.name, numpy.specifier, str(onnx)) == ("numpy", ">=1.26", "onnx>=1.17,<1.23")
     assert [r.applies() for r in (numpy, old, extra)] == [True, False, True]
     assert extra.extra == "dev" and not old.extra
-    assert doctor.missing([numpy, old]) == []
-    assert doctor.missing([doctor.Requirement("numpy", ">=99"), doctor.Requirement("absent", "")])
+    assert packages.missing([numpy, old]) == []
+    assert packages.missing([packages.Requirement("numpy", ">=99"), packages.Requirement("absent", "")])
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_requirements_are_read_with_versions_and_markers():
     ],
 )
 def test_versions_compare_by_their_numbers(version, sign, wanted, holds):
-    assert doctor._compare(version, sign, wanted) is holds
+    assert packages._compare(version, sign, wanted) is holds
