@@ -194,6 +194,9 @@ def test_how_the_student_was_made_is_told_and_several_compare(copy, tmp_path, ca
     net = student.load(path)
     student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 77}})
     evaluate.evaluate(_with(copy, workdir=str(second)))
+    assert cli(["compare", str(second), "--json"]) == 0
+    for_programs = json.loads(capsys.readouterr().out)
+    assert set(for_programs[str(second)]["models"]) >= {"bicubic", "student", "teacher"}
     assert cli(["compare", str(copy.path()), str(second)]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line for line in lines if line.startswith((str(tmp_path), str(copy.path())))]

@@ -204,14 +204,6 @@ def test_every_command_shows_examples(capsys):
     assert capsys.readouterr().out == f"kd-utils {__version__}\n"
 
 
-def test_compare_for_programs(tmp_path, capsys):
-    (tmp_path / "w" / "eval").mkdir(parents=True)
-    (tmp_path / "w" / "eval" / "metrics.json").write_text('{"models": {"student": {"psnr_y": 30.0}}}')
-    assert main(["compare", str(tmp_path / "w"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found[str(tmp_path / "w")]["models"]["student"]["psnr_y"] == 30.0
-
-
 def test_a_recipe_of_the_wrong_shape_is_a_wrong_call(tmp_path, capsys):
     recipe = tmp_path / "recipe.toml"
     for text, message in (
