@@ -9,6 +9,7 @@ tiny, not on the feature maps, so that training wide costs what training plain c
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,14 @@ def load(path: str | Path) -> Student:
 
 
 def find_student(model: str | Path = "", scale: int = 4) -> Path:
-    """A student's file by its path, or by "s", "m" or "l" (or nothing) among those that ship for `scale` 4, 2 or 1.
+    """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
 
+    A name is a size, such as "m", or a family and a size, such as "anime-m": the family says which teacher taught it.
     None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
     """
     name = str(model) or DEFAULT_SIZE[scale]
-    if name in SIZES:
-        return shipped(f"student_x{1 if scale == 1 else 4}_{name}.pth")
+    if re.fullmatch(r"([a-z]+-)?[sml]", name):
+        return shipped(f"student_x{1 if scale == 1 else 4}_{name.replace('-', '_')}.pth")
     path = Path(name).expanduser()
     if path.suffix.lower() == ".onnx":
         raise ConfigError(f"model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
