@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kd_utils.common import devices
+from kd_utils.common.devices import Runtime
 from kd_utils.common.tensors import enlarged
 from kd_utils.config import Config
 from kd_utils.evaluation.scores import ROWS, Cost, Timing
@@ -45,7 +46,7 @@ def measure(
     """
     side = max(4, cfg.eval.time_side // 4 * 4)
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    half = devices.inference_dtype(device)
+    runtime = Runtime(device, devices.inference_dtype(device))
     runs = {
         "bicubic": lambda: enlarged(x, cfg.scale),
         "student": lambda: students["student"](x),
@@ -53,7 +54,7 @@ def measure(
     }
 
     def waited(run: Callable[[], Tensor]) -> None:
-        with torch.autocast(device.type, half, enabled=half != torch.float32):
+        with runtime.autocast():
             run()[0, 0, 0, 0].item()  # waits for the device
 
     took = time_interleaved({row: partial(waited, run) for row, run in runs.items()}, cfg.eval.time_repeats)

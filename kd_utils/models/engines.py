@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kd_utils.common import devices
+from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import SharpenError, StudentError
 from kd_utils.common.tensors import bicubic
 from kd_utils.models import onnx_graph, student, tiling
@@ -97,10 +98,10 @@ def _load_network(path: Path, engine: str) -> tuple[torch.nn.Module, int]:
 def torch_engine(net: torch.nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
     # channels_last is what oneDNN and cuDNN are fastest in: benchmarks/speed.py
     net = net.to(device, memory_format=torch.channels_last)
-    half = devices.inference_dtype(device)
+    runtime = Runtime(device, devices.inference_dtype(device))
 
     def run(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, half, enabled=half != torch.float32):
+        with runtime.autocast():
             return net(x.contiguous(memory_format=torch.channels_last))
 
     return run
