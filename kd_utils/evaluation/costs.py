@@ -72,7 +72,7 @@ def measure(
     if "baseline" in students:
         costs["baseline"] = costs["student"]
 
-    return costs, Timing(engine(device, half), torch.get_num_threads(), side, cfg.eval.time_repeats)
+    return costs, Timing(engine(device, runtime.dtype), torch.get_num_threads(), side, cfg.eval.time_repeats)
 
 
 def engine(device: torch.device, dtype: torch.dtype) -> str:
