@@ -111,7 +111,7 @@ def error_map(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 # ---- text and scaling
 
 
-def _font(size: int) -> ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

@@ -7,6 +7,7 @@ BT.601 (unrounded, 16..235, as MATLAB's ``rgb2ycbcr`` and basicsr's ``bgr2ycbcr`
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,17 +56,16 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int, y: bool) -> float:
     a, b = _pair(a, b, border, y)
     if min(a.shape[:2]) < 11:
         raise ValueError(f"SSIM needs 11 pixels a side; {a.shape[1]}x{a.shape[0]} are left after a border of {border}")
-    return float(
-        structural_similarity(
-            a,
-            b,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=255,
-            channel_axis=None if y else 2,
-        )
+    found: Any = structural_similarity(
+        a,
+        b,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        channel_axis=None if y else 2,
     )
+    return float(found)
 
 
 def sharpness(a: np.ndarray, b: np.ndarray, border: int) -> float | None:

@@ -97,8 +97,8 @@ def load_judges(cfg: Config, device: torch.device, notes: list[str]) -> Judges:
 
 def _load_torchmetrics(device: torch.device, may_fetch: bool) -> tuple[nn.Module, nn.Module]:
     """LPIPS and DISTS. Raises ImportError without torchmetrics, OSError without the networks that they rest on."""
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity  # pyright: ignore[reportMissingImports]
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # pyright: ignore[reportMissingImports]
     from torchvision.models import AlexNet_Weights, VGG16_Weights
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from kd_utils.common.names import display_name
 from kd_utils.evaluation import figures, tables, viewer
-from kd_utils.evaluation.scores import ROWS, Evaluation, Timing
+from kd_utils.evaluation.scores import ROWS, Evaluation, Timing, known
 from kd_utils.evaluation.tables import plain_label, row_label
 
 DRIFT_SEEN = 3.0  # levels of 255: a mean colour that is off by more can be seen side by side
@@ -69,7 +69,7 @@ def headline(e: Evaluation) -> str:
 
 
 def _relative_cost(e: Evaluation) -> str:
-    ratio = e.costs["teacher"].gmac_256 / e.costs["student"].gmac_256
+    ratio = known(e.costs["teacher"].gmac_256) / known(e.costs["student"].gmac_256)
     if ratio >= 1.5:
         return f"at 1/{ratio:.0f} of its cost"
     return f"at {1 / ratio:.0%} of its cost"
@@ -86,11 +86,12 @@ def cards(e: Evaluation) -> list[tuple[str, str]]:
     if student.sharpness is not None:
         out.append((f"{student.sharpness:.2f}", "of the teacher's sharpness (1 is as crisp)"))
 
-    less = teacher.gmac_256 / cost.gmac_256
-    fast = teacher.ms_per_megapixel / cost.ms_per_megapixel
+    less = known(teacher.gmac_256) / known(cost.gmac_256)
+    fast = known(teacher.ms_per_megapixel) / known(cost.ms_per_megapixel)
+    thousands = [f"{known(params) / 1000:,.0f} k" for params in (cost.params, teacher.params)]
     out.append((f"{less:.1f}×", f"less arithmetic: {cost.gmac_256:.1f} instead of {teacher.gmac_256:.1f} GMAC"))
     out.append((f"{fast:.1f}×", f"faster: {cost.ms_per_megapixel:,.0f} ms a megapixel, measured"))
-    out.append((f"{cost.params / 1000:,.0f} k", f"parameters; the teacher has {teacher.params / 1000:,.0f} k"))
+    out.append((thousands[0], f"parameters; the teacher has {thousands[1]}"))
     return out
 
 
@@ -135,7 +136,8 @@ def _order_to_the_original(e: Evaluation) -> str:
 
 
 def _crispness(e: Evaluation) -> str:
-    student, alone, base = (e.scores[row].sharpness for row in ("student", "baseline", "bicubic"))
+    student, base = known(e.scores["student"].sharpness), known(e.scores["bicubic"].sharpness)
+    alone = e.scores["baseline"].sharpness
     beside = f"{plain_label(e.protocol.scale)} {base:.2f}"
     if alone is not None:
         beside = f"the baseline {alone:.2f}, {beside}"
@@ -148,7 +150,7 @@ def _crispness(e: Evaluation) -> str:
 
 
 def _speed(e: Evaluation) -> str:
-    student, teacher = e.costs["student"].ms_per_megapixel, e.costs["teacher"].ms_per_megapixel
+    student, teacher = known(e.costs["student"].ms_per_megapixel), known(e.costs["teacher"].ms_per_megapixel)
     return (
         f"A megapixel of output takes the student {student:,.0f} ms and the teacher {teacher:,.0f} ms, "
         f"{teacher / student:.1f} times as long ({_engine(e.protocol.timing)})."
@@ -156,7 +158,7 @@ def _speed(e: Evaluation) -> str:
 
 
 def _colors(e: Evaluation) -> str:
-    worst = {row: max(e.scores[row].drift_rgb) for row in ("student", "teacher", "bicubic")}
+    worst = {row: max(known(e.scores[row].drift_rgb)) for row in ("student", "teacher", "bicubic")}
     verdict = "too little to see" if worst["student"] <= DRIFT_SEEN else "that can be seen: the colours drift"
     return (
         f"The mean colour of 32×32 blocks is off the original's by {worst['student']:.2f} of 255 levels in the worst "
@@ -270,6 +272,6 @@ def page(e: Evaluation, photos: Sequence[PhotoSection], curve: str) -> str:
 
 def table_html(e: Evaluation) -> str:
     """The table of scores for a notebook: HTML with its own style, the best value of each column bold."""
-    template = viewer.environment().get_template("table.html.j2")
-    table = template.module.table([row_label(row, e.protocol.scale) for row in ROWS], tables.score_columns(e))
+    rows = [row_label(row, e.protocol.scale) for row in ROWS]
+    table = viewer.macro("table")(rows, tables.score_columns(e))
     return f'<style>{viewer.source("table.css")}</style><div class="kd-table">{table}</div>'

@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kd_utils.common import files
 from kd_utils.common.errors import StoreError
+
+T = TypeVar("T")
 
 ROWS = ("bicubic", "student", "baseline", "teacher")  # at scale 1 "bicubic" is the untouched input
 
@@ -155,6 +157,12 @@ def read(path: Path) -> Evaluation:
         return Evaluation.from_dict(made)
     except (KeyError, TypeError, AttributeError) as e:
         raise StoreError(f"{path} holds no evaluation ({e!r}): delete it and run step 4 again") from e
+
+
+def known(value: T | None) -> T:
+    """A number that is there: the costs of student and teacher, and the colours of all but a missing baseline, are."""
+    assert value is not None
+    return value
 
 
 def mean(scores: list[Scores]) -> Scores:

@@ -200,7 +200,8 @@ def compare(evaluations: dict[str, Evaluation]) -> str:
 
     # a column for each score that any of them has
     measures = []
-    for measure in map(MEASURES.get, COMPARED):
+    for key in COMPARED:
+        measure = MEASURES[key]
         values = [_value(e, "student", measure) for e in evaluations.values()]
         if measure.key not in OPTIONAL or values.count(None) < len(values):
             measures.append(measure)

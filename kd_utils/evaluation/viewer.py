@@ -17,11 +17,12 @@ from markupsafe import Markup
 from kd_utils.evaluation import figures
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
 
+TEMPLATES = PackageLoader("kd_utils.evaluation", "templates")
 SMALLEST_VIEW = 560  # CSS pixels: a slider of smaller pictures is wider than they are
 
 
@@ -38,8 +39,9 @@ class Picture:
 @cache
 def environment() -> Environment:
     """Jinja2's environment of this package's templates: everything that is filled in is escaped."""
-    loader = PackageLoader("kd_utils.evaluation", "templates")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     made.filters["runs"] = _runs
     return made
 
@@ -51,8 +53,12 @@ def _runs(columns: Sequence[Any]) -> list[tuple[str, list[Any]]]:
 
 def source(name: str) -> Markup:
     """The text of a template that is style or script, unescaped."""
-    loader = environment().loader
-    return Markup(loader.get_source(environment(), name)[0])
+    return Markup(TEMPLATES.get_source(environment(), name)[0])
+
+
+def macro(name: str) -> Callable[..., Markup]:
+    """The macro of the template that has its name."""
+    return getattr(environment().get_template(f"{name}.html.j2").module, name)
 
 
 def slider_fragment(
@@ -76,8 +82,7 @@ def slider_fragment(
     view_width = width * -(-SMALLEST_VIEW // width)  # a small picture is shown several times as large
     centres = [((x0 + x1) // 2, (y0 + y1) // 2) for x0, y0, x1, y1 in spots]
     values = {"width": width, "height": height, "view_width": view_width, "pictures": choices, "chosen": chosen}
-    macro = environment().get_template("slider.html.j2").module.slider
-    return macro(values | {"spots": centres, "spots_title": title})
+    return macro("slider")(values | {"spots": centres, "spots_title": title})
 
 
 def _uri(picture: Picture) -> str:
