@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from copy import deepcopy
@@ -39,14 +40,14 @@ def _with(cfg, **changes):
     return config.override(deepcopy(cfg), {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def _workdir(folder, scale=4):
+def _workdir(folder, scale=4, prefix=""):
     """A work folder as steps 1 and 3 leave it, with random networks."""
     from skimage import data as samples
 
     photos = folder / "photos"
     photos.mkdir(parents=True)
     for i, (name, y) in enumerate([("astronaut", 0), ("astronaut", 200), ("coffee", 0), ("coffee", 200), ("cat", 0)]):
-        Image.fromarray(getattr(samples, name)()[y : y + 112, 100:260]).save(photos / f"{i}_{name}.png")
+        Image.fromarray(getattr(samples, name)()[y : y + 112, 100:260]).save(photos / f"{prefix}{i}_{name}.png")
     teach = student.save(_net(8, 2, 4, seed=1), folder / "tiny_teacher.pth")
     cfg = config.make(
         "quick", f"{TINY} data.photos={photos} teacher={teach}", workdir=str(folder / "work"), scale=scale, device="cpu"
@@ -340,17 +341,11 @@ def test_what_made_it_is_told_without_paths(ready):
     assert "torch " in text and str(cfg.path().parent) not in text
 
 
-def test_a_photo_may_be_called_anything(copy):
+def test_a_photo_may_be_called_anything(tmp_path):
     """A newline, bytes that are not UTF-8, 240 characters: names are escaped and shortened, never a reason to stop."""
-    index = copy.path("crops", "index.json")
-    made = files.read_json(index)
-    names = ["new\nline \udcff<b>.png", "x" * 240 + ".png"]
-    for shard, name in zip(made["test"], names, strict=True):
-        shard["name"] = name
-    made["provenance"]["photos"]["test"] = dict(zip(names, made["provenance"]["photos"]["test"].values(), strict=True))
-    files.write_json(index, made)
-    done = evaluate.evaluate(_with(copy, eval__panels=2, data__photos="samples"))
+    cfg = _workdir(tmp_path, prefix=os.fsdecode(b"new\nline \xff<b>") + "x" * 200)
+    done = evaluate.evaluate(_with(cfg, eval__panels=2))
     text = done.report.read_text()
     assert "new\\nline \\udcff&lt;b&gt;" in text and "x" * 41 not in text and "…" in text
     assert len(list((done.report.parent / "panels").glob("*.png"))) == 2
-    assert files.read_json(done.metrics)["protocol"]["photos"] == names
+    assert all(name.startswith("new\nline") for name in files.read_json(done.metrics)["protocol"]["photos"])
