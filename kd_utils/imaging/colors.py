@@ -17,7 +17,7 @@ def luma(image: np.ndarray) -> np.ndarray:
     return image @ BT601 + 16.0
 
 
-def match_low_frequencies(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 64) -> None:
+def match_low_frequencies(canvas: np.ndarray, pixels: np.ndarray, scale: int, rows: int = 16) -> None:
     """Give `canvas` (h*s, w*s, C) the low frequencies of its input `pixels` (h, w, C), in place.
 
     The difference of the two pictures' means over cells of `CELL` input pixels, smoothed (Gaussian, one cell) and
