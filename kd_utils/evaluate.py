@@ -196,10 +196,13 @@ def _settings(net: Student) -> dict:
 def _note_beginning(net: Student, notes: list[str]) -> None:
     """The difference between student and baseline is the teacher's doing only where both began alike."""
     init = _settings(net).get("train.init")
-    if not init:
-        return
-    how = "as its teacher, cut down" if init == "teacher" else f"from {Path(init).name}"
-    notes.append(f"The student began {how}, the baseline from nothing: the difference between the two holds that, too.")
+    if init == "teacher":
+        notes.append(
+            "The student began as its teacher, cut down, the baseline from nothing: the difference between the two "
+            "holds that, too."
+        )
+    elif init:
+        notes.append(f"Student and baseline both began as {Path(init).name}, and were trained alike but for the loss.")
 
 
 def _note_other_settings(cfg: Config, index: CropIndex, ref: TeacherRef, net: Student, notes: list[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_utils.common import files, sources
-from kd_utils.common.errors import CheckpointError, StudentError, TeacherError
+from kd_utils.common.errors import CheckpointError, SourceError, StudentError, TeacherError
 from kd_utils.common.tensors import bicubic, read_checkpoint, read_safetensors
 from kd_utils.config import STAND_INS, TEACHERS, Config, shipped
 from kd_utils.models import student
@@ -120,7 +120,10 @@ def resolve_teacher(cfg: Config) -> TeacherRef:
         made_by = files.read_json(index).get("teacher_sha256", "")
         known = sources.is_official(cfg.teacher, made_by)
         official = official if known is None else known
-    return find_teacher(cfg.teacher, official)
+    try:
+        return find_teacher(cfg.teacher, official)
+    except SourceError as e:
+        raise SourceError(f"{e}\nOr let a student that ships be the teacher: --set teacher=student_x4_m") from e
 
 
 def load_teacher(ref: TeacherRef, device: str | torch.device = "cpu") -> Teacher:

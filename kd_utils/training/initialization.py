@@ -17,16 +17,7 @@ from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef, load_teacher
 
 ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted on fewer is worse than a random start
-TEACHER_TERMS = ("teacher", "perceptual", "fft", "gradient", "adversarial")  # of the loss: they look at labels
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations
-
-
-def has_seen_a_teacher(init: str) -> bool:
-    """Whether a training that begins with `train.init` begins with something that a teacher taught."""
-    if init in ("", "teacher", "auto"):
-        return init != ""
-    made = student.load(Path(init).expanduser()).meta.get("provenance", {})
-    return any(made.get(f"loss.{term}", 1.0 if term == "teacher" else 0.0) for term in TEACHER_TERMS)
 
 
 def training_seed(cfg: Config) -> int:

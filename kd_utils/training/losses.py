@@ -16,7 +16,6 @@ from torch import Tensor
 from kd_utils.config import Config
 from kd_utils.data.crops import Batch
 from kd_utils.models.vgg import LAYERS, VGGFeatures
-from kd_utils.training.initialization import has_seen_a_teacher
 
 
 def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures | None, step: int) -> Tensor:
@@ -61,13 +60,12 @@ def original_weight(cfg: Config, step: int) -> float:
 def baseline_config(cfg: Config) -> Config:
     """The settings of the baseline: the same network, data, steps and beginning, with L1 to the original alone.
 
-    It begins with random weights where the student's beginning holds something of a teacher.
+    Where the student begins as its teacher, cut down, the baseline begins with random weights.
     """
     loss = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
     loss = replace(loss, gradient=0.0, adversarial=0.0)
-    if has_seen_a_teacher(cfg.train.init):
-        return replace(cfg, loss=loss, train=replace(cfg.train, init=""))
-    return replace(cfg, loss=loss)
+    init = "" if cfg.train.init == "teacher" else cfg.train.init
+    return replace(cfg, loss=loss, train=replace(cfg.train, init=init))
 
 
 # ---- the terms
