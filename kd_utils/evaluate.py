@@ -41,7 +41,7 @@ from kd_utils.models import student, tiling
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.overrides import flatten
-from kd_utils.training.initialization import resolve_auto_init
+from kd_utils.training.initialization import resolve_init
 from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
 NOT_IN_COMMAND = ("preset", "workdir", "drive", "device", "workers")  # where it runs does not change what is measured
@@ -213,8 +213,8 @@ def _note_other_settings(cfg: Config, index: CropIndex, ref: TeacherRef, net: St
     made = _settings(net)
     preset = make(cfg.preset)
     plain = replace(cfg, student=preset.student, loss=preset.loss, train=preset.train)
-    now = provenance.training_provenance(resolve_auto_init(cfg, index, ref), {})
-    usual = provenance.training_provenance(resolve_auto_init(plain, index, ref), {})
+    now = provenance.training_provenance(resolve_init(cfg, index, ref), {})
+    usual = provenance.training_provenance(resolve_init(plain, index, ref), {})
 
     other = []
     for key in sorted(made.keys() & now.keys()):

@@ -34,7 +34,7 @@ from kd_utils.provenance import Provenance
 from kd_utils.training import checkpoints, distributed
 from kd_utils.training.adversarial import Critic
 from kd_utils.training.batches import batches, to_device
-from kd_utils.training.initialization import initial_student, resolve_auto_init, training_seed
+from kd_utils.training.initialization import initial_student, resolve_init, training_seed
 from kd_utils.training.losses import baseline_config, distillation_loss
 from kd_utils.training.state import LossMeter, TrainState, update_ema
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
@@ -65,7 +65,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
     work = Workdir.of(cfg)
     index = read_index(cfg)
     ref = resolve_teacher(cfg)
-    cfg = resolve_auto_init(cfg, index, ref)
+    cfg = resolve_init(cfg, index, ref)
     labels = require_labels(cfg, work, index, ref)
     runtime = devices.resolve_runtime(cfg.device, cfg.train.dtype, training=True)
     if cfg.train.batch % runtime.world:

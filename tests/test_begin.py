@@ -93,7 +93,7 @@ def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
 
     def resolved(more, index):
         cfg = make("quick", f"{labelled[1]} train.init=auto {more}")
-        return initialization.resolve_auto_init(cfg, index, teacher.find_teacher(cfg.teacher)).train.init
+        return initialization.resolve_init(cfg, index, teacher.find_teacher(cfg.teacher)).train.init
 
     inits = [resolved(more, index) for more in ("", "student.size=m", "scale=1", f"teacher={rrdb}")]
     assert inits == ["teacher", "", "", ""]

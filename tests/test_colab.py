@@ -16,10 +16,11 @@ import pytest
 import torch
 from helpers.notebooks import NOTEBOOKS, read
 
-from kd_utils import colab, doctor, train
+from kd_utils import colab, doctor
 from kd_utils.common import packages
 from kd_utils.common.errors import UsageError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
+from kd_utils.training.validation import TRAINING_FILES
 
 
 @pytest.fixture
@@ -71,11 +72,11 @@ def test_students_kept_on_drive_come_back(ran, tmp_path, capsys):
     drive = tmp_path / "drive"
     (drive / "train" / "no_teacher").mkdir(parents=True)
     (drive / "train" / "student").mkdir()
-    curves = [Path("train", run, name) for run in ("student", "no_teacher") for name in train.SHOWN]
+    curves = [Path("train", run, name) for run in ("student", "no_teacher") for name in TRAINING_FILES]
     for name in [*colab.STUDENTS, *curves]:
         shutil.copy(ran.workdir / name, drive / name)
     cfg = colab.configure("quick", "train.lr=3e-4", str(tmp_path / "w"), drive, steps=0, teacher="", size="m")
-    assert (cfg.train.steps, cfg.teacher, cfg.student.size) == (PRESETS["quick"]["train.steps"], "student_x4_m", "m")
+    assert (cfg.train.steps, cfg.teacher, cfg.student.size) == (PRESETS["quick"]["train.steps"], "anime_6B", "m")
     for name in [*colab.STUDENTS, *curves]:
         assert cfg.path(name).read_bytes() == (ran.workdir / name).read_bytes()
     assert "student m x4" in capsys.readouterr().out

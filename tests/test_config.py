@@ -3,14 +3,16 @@ import dataclasses
 import pytest
 
 from kd_utils import config, overrides, provenance
+from kd_utils.common.sources import ROUNDED
 from kd_utils.config import ConfigError, make
 
 
-def test_every_preset_is_valid_and_quick_downloads_nothing():
+def test_every_preset_is_valid_and_quick_needs_pip_alone():
     for preset in config.PRESETS:
         make(preset)
     quick = make("quick")
-    assert (quick.data.photos, quick.loss.vgg, quick.teacher) == ("samples", "random", "student_x4_m")
+    assert (quick.data.photos, quick.loss.vgg, quick.teacher) == ("samples", "random", "anime_6B")
+    assert quick.teacher in ROUNDED, "its weights come by pip"
 
 
 def test_overrides_are_typed():
@@ -55,7 +57,7 @@ def test_overrides_are_typed():
         ("train.init=none.pth", "train.init='none.pth' is not there"),
         ("loss.charbonnier=-0.1", "loss.charbonnier=-0.1 must not be below 0"),
         ("train.init=teacher scale=1", "train.init=teacher is for scale=4 only, not for scale=1"),
-        ("loss.vgg=none.pth", "loss.vgg='none.pth' is not there"),
+        ("loss.vgg=none.pth loss.perceptual=1", "loss.vgg='none.pth' is not there"),
         ("train.clip=-1", "train.clip=-1.0 must not be below 0"),
         ("loss.fft=-1", "loss.fft=-1.0 must not be below 0"),
         ("loss.perceptual=1 loss.crop=999", "loss.crop"),

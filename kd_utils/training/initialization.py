@@ -10,7 +10,7 @@ import torch
 
 from kd_utils.common.errors import StudentError, TrainError
 from kd_utils.common.tensors import to_tensor
-from kd_utils.config import Config
+from kd_utils.config import STAND_INS, Config, shipped
 from kd_utils.data.crops import BatchPlan, CropIndex, Crops
 from kd_utils.models import pruning, student
 from kd_utils.models.student import Student
@@ -25,11 +25,18 @@ def training_seed(cfg: Config) -> int:
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
 
 
-def resolve_auto_init(cfg: Config, index: CropIndex, ref: TeacherRef) -> Config:
-    """`train.init=auto` as what it means here: "teacher" where the student can be cut out of the teacher, else ""."""
-    if cfg.train.init != "auto":
+def resolve_init(cfg: Config, index: CropIndex, ref: TeacherRef) -> Config:
+    """`train.init` as what it means here.
+
+    A student that ships becomes the path of its file, and "auto" becomes "teacher" where the student can be cut out of
+    the teacher, else "".
+    """
+    if cfg.train.init in STAND_INS:
+        init = str(shipped(f"{cfg.train.init}.pth"))
+    elif cfg.train.init == "auto":
+        init = "teacher" if _can_be_cut(cfg, index, ref) else ""
+    else:
         return cfg
-    init = "teacher" if _can_be_cut(cfg, index, ref) else ""
     return replace(cfg, train=replace(cfg.train, init=init))
 
 
