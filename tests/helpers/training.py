@@ -5,7 +5,8 @@ import torch
 from kd_utils.config import make
 
 TINY = (
-    "data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=64 loss.perceptual=0.02 loss.margin=1 loss.crop=16 "
+    "data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=64 loss.perceptual=0.02 "
+    "loss.margin=1 loss.crop=16 "
     "loss.fraction=0.5 train.init= train.steps=12 train.batch=4 train.warmup=2 train.valid_every=6 train.save_every=2 "
     "train.lr=1e-3"
 )
