@@ -64,8 +64,13 @@ def headline(e: Evaluation) -> str:
         where = "ahead of" if student >= alone else "behind"
         gain = f"{abs(student - alone):.1f} dB {where} the same student trained without it"
         return f"The student has hardly learned from its teacher yet: {student:.1f} dB to it, {gain}, {cost}."
+
     closer = f"{student - base:.1f} dB closer than {plain}"
-    return f"The student reproduces its teacher to {student:.1f} dB, {closer}, {cost}."
+    if alone is not None:
+        closer += f" and {student - alone:.1f} dB closer than the baseline"
+    if e.scores["student"].sharpness is not None:
+        closer += f", {e.scores['student'].sharpness:.0%} as sharp as it"
+    return f"The student reproduces its teacher to {student:.1f} dB, {closer}, {cost}{_relative_speed(e)}."
 
 
 def _relative_cost(e: Evaluation) -> str:
@@ -73,6 +78,13 @@ def _relative_cost(e: Evaluation) -> str:
     if ratio >= 1.5:
         return f"at 1/{ratio:.0f} of its cost"
     return f"at {1 / ratio:.0%} of its cost"
+
+
+def _relative_speed(e: Evaluation) -> str:
+    student, teacher = e.costs["student"].ms_per_megapixel, e.costs["teacher"].ms_per_megapixel
+    if not student or not teacher or teacher < 1.5 * student:
+        return ""
+    return f" and {teacher / student:.0f} times as fast"
 
 
 def cards(e: Evaluation) -> list[tuple[str, str]]:
