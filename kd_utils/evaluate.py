@@ -114,7 +114,7 @@ def evaluate(cfg: Config) -> Evaluated:
 def _score_photos(
     cfg: Config, nets: dict[str, Student], judges: Judges, pairs: list[PhotoPair], labels: list[np.ndarray]
 ) -> tuple[list[PhotoScores], list[TestPanel]]:
-    """The scores of every row on every photo, and panels of the first photos. PSNR and SSIM take a thread a row."""
+    """The scores of every row on every photo, and panels of the first photos. Two threads compute PSNR and SSIM."""
     per_photo: list[PhotoScores] = []
     shown: list[TestPanel] = []
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
@@ -158,7 +158,7 @@ def _load_students(cfg: Config, ref: TeacherRef, index: CropIndex, notes: list[s
 
     path = work.student(BASELINE)
     if not path.is_file():
-        notes.append("The baseline was not trained (train.baseline=false): its row is empty.")
+        notes.append("There is no baseline (train.baseline=false, or its training is not finished): its row is empty.")
         return found
 
     baseline = _load_student(cfg, path, ref, index, notes)
@@ -194,7 +194,7 @@ def _settings(net: Student) -> dict:
 
 
 def _note_beginning(net: Student, notes: list[str]) -> None:
-    """The difference between student and baseline is the teacher's doing only where both began alike."""
+    """The report says what both began with: a fair comparison needs the same initial weights."""
     init = _settings(net).get("train.init")
     if init == "teacher":
         notes.append(
@@ -202,13 +202,16 @@ def _note_beginning(net: Student, notes: list[str]) -> None:
             "holds that, too."
         )
     elif init:
-        notes.append(f"Student and baseline both began as {Path(init).name}, and were trained alike but for the loss.")
+        notes.append(
+            f"Student and baseline both began as {Path(init).name}, and were trained alike but for the loss; "
+            "what that student had learned before is in both."
+        )
 
 
 def _note_other_settings(cfg: Config, index: CropIndex, ref: TeacherRef, net: Student, notes: list[str]) -> None:
     """A note where the settings given now are others than the student's.
 
-    What is as the preset has it was not given: notebook 04 does not ask again for what 03's form says.
+    A value equal to the preset's counts as not given, because notebook 04 does not ask again for what 03's form says.
     """
     made = _settings(net)
     preset = make(cfg.preset)
@@ -225,7 +228,7 @@ def _note_other_settings(cfg: Config, index: CropIndex, ref: TeacherRef, net: St
 
 
 def _differences(baseline: Student, net: Student) -> str:
-    """In what of network and training, beside loss and beginning, the baseline differs from the student."""
+    """The settings, other than loss and beginning, in which the baseline differs from the student."""
     alone, taught = _settings(baseline), _settings(net)
     differ = []
     for key in sorted(alone.keys() & taught.keys()):

@@ -27,6 +27,8 @@ LOSS_TERMS = {
     "teacher": "L1 to the teacher",
     "gt": "L1 to the original",
     "fft": "spectrum",
+    "gradient": "differences of neighbouring pixels",
+    "adversarial": "adversarial",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",
 }
