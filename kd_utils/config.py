@@ -235,7 +235,7 @@ def _check_files(cfg: Config) -> None:
     if not cfg.data.photos:
         raise ConfigError("data.photos is empty: name a folder or zip of photos, DIV2K, or samples")
 
-    named = [("train.init", cfg.train.init, INITS + STAND_INS)]
+    named: list[tuple[str, str, tuple[str, ...]]] = [("train.init", cfg.train.init, INITS + STAND_INS)]
     if cfg.loss.uses_vgg:
         named.append(("loss.vgg", cfg.loss.vgg, VGGS))
     for key, value, words in named:
