@@ -292,8 +292,8 @@ def test_report_says_plainly_what_is_so(ready):
     text = report.page(result, [report.PhotoSection("<a>", "data:,", "", "")], "")
     assert "stand-in" in text and "not Real-ESRGAN" in text.replace("\n", " ") and "<a>" not in text
     assert report.headline(result) == (
-        "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic and 1.1 dB closer than the baseline, "
-        "95% as sharp as it, at 1/23 of its cost."
+        "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic and 1.1 dB closer than the "
+        "baseline, 95% as sharp as it, at 1/23 of its cost."
     )
     student.psnr_y_teacher = 29.2
     assert "1.0 dB farther than bicubic" in report.headline(result)
