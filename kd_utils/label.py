@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from kd_utils import provenance
-from kd_utils.common import devices, files
+from kd_utils.common import devices, files, locks
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import StoreError, TeacherError
 from kd_utils.common.tensors import to_tensor, to_uint8
@@ -38,7 +38,8 @@ def label(cfg: Config) -> Labelled:
 
     With many processes (torchrun, or several machines on one folder) rank r takes the shards r, r + world, ...; the
     bytes of a shard do not depend on how many took part, as batches never cross a shard's end. Raises StoreError where
-    the crops or the labels that are there are of other settings, and TeacherError.
+    the crops or the labels that are there are of other settings, BusyError while another process makes such labels
+    there, and TeacherError.
     """
     work = Workdir.of(cfg)
     index = read_index(cfg)
@@ -49,24 +50,33 @@ def label(cfg: Config) -> Labelled:
     if cfg.train.init == "teacher":  # better said now than after the labels are made
         pruning.check(teacher.compact(), *student.shape(cfg.student.size))
 
-    # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
     want = provenance.labels_provenance(cfg, ref, index.key)
-    if work.label_index.is_file():
-        provenance.require_same(work.labels, files.read_json(work.label_index), want)
+    with locks.hold(work.labels, files.digest(want)):
+        # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
+        if work.label_index.is_file():
+            provenance.require_same(work.labels, files.read_json(work.label_index), want)
+        if runtime.is_main:
+            _say_what_matters(cfg, ref, runtime)
+        made = _label_shards(cfg, work, index, teacher, runtime, want)
+    return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), made, ref)
 
-    if runtime.is_main:
-        _say_what_matters(cfg, ref, runtime)
 
+def _label_shards(
+    cfg: Config, work: Workdir, index: CropIndex, teacher: Teacher, runtime: Runtime, want: Provenance
+) -> int:
+    """Label this process's shards that are missing, while the folder is held; returns the number of their crops."""
     todo = missing_labels(work, index.shards[runtime.rank :: runtime.world], want, quiet=not runtime.is_main)
     crops = sum(shard.count for shard in todo)
-    with tqdm(total=crops, unit="crop", desc=f"labels by {ref.name}", disable=not (runtime.is_main and todo)) as bar:
+    with tqdm(
+        total=crops, unit="crop", desc=f"labels by {teacher.ref.name}", disable=not (runtime.is_main and todo)
+    ) as bar:
         for shard in todo:
             _label_shard(cfg, work, teacher, runtime, shard, want, bar)
 
     if runtime.is_main:
         files.delete_stale_shards(work.labels, {shard.file for shard in index.shards})
         files.write_json(work.label_index, want)
-    return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), crops, ref)
+    return crops
 
 
 def _say_what_matters(cfg: Config, ref: TeacherRef, runtime: Runtime) -> None:

@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from kd_utils import provenance
-from kd_utils.common import devices, files
+from kd_utils.common import devices, files, locks
 from kd_utils.common.errors import DataError, ImageError, StoreError
 from kd_utils.config import Config, DataConfig
 from kd_utils.data.crops import CropIndex, PhotoPair, Shard
@@ -59,7 +59,8 @@ def prepare(cfg: Config) -> Prepared:
     """Step 1: shards of crops in ``crops/``, and one file for each test photo; it resumes after a kill.
 
     Under torchrun each process makes every world-th shard, and whoever finds all of them made writes ``index.json``.
-    Raises DataError, ImageError, SourceError, or StoreError when the folder holds crops of other settings.
+    Raises DataError, ImageError, SourceError, StoreError when the folder holds crops of other settings, and BusyError
+    while another process makes such crops there.
     """
     work = Workdir.of(cfg)
     splits = split_photos(cfg)
@@ -68,9 +69,16 @@ def prepare(cfg: Config) -> Prepared:
     photos = {split: {p.name: p.sha256 for p in members} for split, members in sorted(splits.items())}
     want = provenance.crops_provenance(cfg, photos)
     key = files.digest(want)
-    if work.crop_index.is_file():
-        provenance.require_same(work.crops, CropIndex.read(work.crop_index).provenance, want)
+    with locks.hold(work.crops, key):
+        if work.crop_index.is_file():
+            provenance.require_same(work.crops, CropIndex.read(work.crop_index).provenance, want)
+        return _prepare(cfg, work, splits, want, key)
 
+
+def _prepare(
+    cfg: Config, work: Workdir, splits: dict[str, list[PhotoFile]], want: provenance.Provenance, key: str
+) -> Prepared:
+    """Make what is missing in the crops folder, while it is held."""
     # what is to be made, and what of it is there
     jobs = list_jobs(cfg, splits)
     rank, world = devices.process_rank(), devices.process_count()

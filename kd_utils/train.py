@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kd_utils import provenance
-from kd_utils.common import devices, files
+from kd_utils.common import devices, files, locks
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import TrainError
 from kd_utils.config import Config, TrainConfig
@@ -59,7 +59,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
     `watch` is called at each validation (the notebook's live curve). Under torchrun each process takes its part of
     every batch, and all learn what one process would; with a perceptual loss only where its sub-crops (`loss.fraction`
     of the batch) can be shared evenly, as each process takes one at least. Raises StoreError for crops or labels of
-    other settings, TrainError when the loss is not finite.
+    other settings, BusyError while another run trains here, TrainError when the loss is not finite.
     """
     # everything that the settings name is found once, and handed down
     work = Workdir.of(cfg)
@@ -124,19 +124,27 @@ class Run:
 
 def train_student(run: Run) -> Path:
     """Train the student of a run to its end, from where it was; returns its file."""
-    finished = run.out.is_file()
-    saved = None if finished else checkpoints.latest(run.folder, run.drive)
-    first = "the end" if finished else saved[0] if saved else 0
-    distributed.require_same_resume_step(run.runtime, run.folder, first)
+    with _alone(run):
+        finished = run.out.is_file()
+        saved = None if finished else checkpoints.latest(run.folder, run.drive)
+        first = "the end" if finished else saved[0] if saved else 0
+        distributed.require_same_resume_step(run.runtime, run.folder, first)
 
-    if finished:
-        run.require_same(student.load(run.out).meta.get("provenance") or {})
-    else:
-        if saved:
-            run.require_same(saved[1]["provenance"])
-        fit(run, saved)
+        if finished:
+            run.require_same(student.load(run.out).meta.get("provenance") or {})
+        else:
+            if saved:
+                run.require_same(saved[1]["provenance"])
+            fit(run, saved)
     _back_up(run)  # Drive may have been full, or not asked for, when the training ended
     return run.out
+
+
+def _alone(run: Run) -> AbstractContextManager[None]:
+    """The training's folder is held by one run: torchrun's processes count as one, and a finished one is only read."""
+    if not run.runtime.is_main or run.out.is_file():
+        return nullcontext()
+    return locks.hold(run.folder)
 
 
 def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:

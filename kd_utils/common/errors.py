@@ -39,6 +39,10 @@ class StoreError(KDError):
     """A file of ours that is damaged, or was made under other settings."""
 
 
+class BusyError(KDError):
+    """A folder in which another process is at work."""
+
+
 class ImageError(KDError):
     """A file that is no image, is damaged, or cannot be written."""
 
