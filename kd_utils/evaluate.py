@@ -41,6 +41,7 @@ from kd_utils.models import student, tiling
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.overrides import flatten
+from kd_utils.training.drive import copies
 from kd_utils.training.initialization import resolve_init
 from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
@@ -284,11 +285,10 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel]) -> Evalu
         report.table_html(evaluation),
         shown,
     )
-    if work.drive:
-        for path in (out.metrics, out.report):
+    with copies(work.root, work.drive) as drive:
+        for path in (out.metrics, out.report) if drive else ():
             # a new name for new content: Drive loses files that are rewritten
-            name = f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}"
-            files.backup(path, work.drive / "eval" / name)
+            drive.copy(path, f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}")
     return out
 
 

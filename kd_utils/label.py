@@ -52,6 +52,7 @@ def label(cfg: Config) -> Labelled:
 
     want = provenance.labels_provenance(cfg, ref, index.key)
     with locks.hold(work.labels, files.digest(want)):
+        files.sweep(work.labels)
         # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
         if work.label_index.is_file():
             provenance.require_same(work.labels, files.read_json(work.label_index), want)

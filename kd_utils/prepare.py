@@ -70,6 +70,7 @@ def prepare(cfg: Config) -> Prepared:
     want = provenance.crops_provenance(cfg, photos)
     key = files.digest(want)
     with locks.hold(work.crops, key):
+        files.sweep(work.crops)
         if work.crop_index.is_file():
             provenance.require_same(work.crops, CropIndex.read(work.crop_index).provenance, want)
         return _prepare(cfg, work, splits, want, key)

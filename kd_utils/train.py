@@ -31,9 +31,10 @@ from kd_utils.models import student
 from kd_utils.models.teacher import TeacherRef, resolve_teacher
 from kd_utils.models.vgg import VGGFeatures, load_vgg
 from kd_utils.provenance import Provenance
-from kd_utils.training import checkpoints, distributed
+from kd_utils.training import checkpoints, distributed, drive
 from kd_utils.training.adversarial import Critic
 from kd_utils.training.batches import batches, to_device
+from kd_utils.training.drive import Drive
 from kd_utils.training.initialization import initial_student, resolve_init, training_seed
 from kd_utils.training.losses import baseline_config, distillation_loss
 from kd_utils.training.state import LossMeter, TrainState, update_ema
@@ -75,10 +76,11 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
 
     # one group of processes for both trainings: a second one can meet the addresses that the first left behind
     distributed.join_processes(runtime)
-    run = Run(cfg, STUDENT, work, index, ref, labels, runtime, watch)
-    trained = Trained(train_student(run), None, run.folder / "history.json", run.folder / "curve.png")
-    if cfg.train.baseline:
-        trained.baseline = train_student(replace(run, cfg=baseline_config(cfg), name=BASELINE))
+    with drive.copies(work.root, work.drive if runtime.is_main else None) as copies:
+        run = Run(cfg, STUDENT, work, index, ref, labels, runtime, watch, copies)
+        trained = Trained(train_student(run), None, run.folder / "history.json", run.folder / "curve.png")
+        if cfg.train.baseline:
+            trained.baseline = train_student(replace(run, cfg=baseline_config(cfg), name=BASELINE))
     distributed.leave_processes(runtime)
     return trained
 
@@ -98,6 +100,7 @@ class Run:
     labels: Provenance
     runtime: Runtime
     watch: Watch | None
+    copies: Drive | None = None
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -125,6 +128,7 @@ class Run:
 def train_student(run: Run) -> Path:
     """Train the student of a run to its end, from where it was; returns its file."""
     with _alone(run):
+        _sweep(run)
         finished = run.out.is_file()
         saved = None if finished else checkpoints.latest(run.folder, run.drive)
         first = "the end" if finished else saved[0] if saved else 0
@@ -138,6 +142,14 @@ def train_student(run: Run) -> Path:
             fit(run, saved)
     _back_up(run)  # Drive may have been full, or not asked for, when the training ended
     return run.out
+
+
+def _sweep(run: Run) -> None:
+    """Remove what killed processes left half-written."""
+    if run.runtime.is_main:
+        for folder in (run.folder, run.work.root, run.drive):
+            if folder:
+                files.sweep(folder)
 
 
 def _alone(run: Run) -> AbstractContextManager[None]:
@@ -294,7 +306,7 @@ def _save_checkpoint(run: Run, state: TrainState) -> None:
     _require_finite_weights(run, state)
     if run.runtime.is_main:
         saved = {"provenance": run.provenance} | state.to_dict()
-        checkpoints.save(run.folder, state.step, saved, run.cfg.train.keep, run.drive)
+        checkpoints.save(run.folder, state.step, saved, run.cfg.train.keep, run.copies)
 
 
 def _save_student(run: Run, state: TrainState) -> None:
@@ -305,11 +317,11 @@ def _save_student(run: Run, state: TrainState) -> None:
 
 def _back_up(run: Run) -> None:
     """Copy the student, its curve and its pictures to Drive, where it is given and does not have them yet."""
-    if not (run.work.drive and run.runtime.is_main):
+    if not run.copies:
         return
     for path in (run.out, *(run.folder / name for name in TRAINING_FILES)):
         if path.is_file():
-            files.backup(path, run.work.on_drive(path))
+            run.copies.copy(path)
 
 
 @contextmanager

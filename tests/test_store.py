@@ -108,6 +108,22 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
+def test_temporary_files_of_dead_processes_are_swept(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    host = files.socket.gethostname()[:40]
+    dead = [f".{host}-{child.pid}-0.part", f".{child.pid}-3.part", f".a.json.{child.pid}.part"]
+    for name in [*dead, ".elsewhere-1-0.part", ".notes.part", "a.part"]:
+        (tmp_path / name).write_bytes(b"half")
+    ours = files.temporary(tmp_path / "x")
+    ours.write_bytes(b"half")
+    files.sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {".elsewhere-1-0.part", ".notes.part", "a.part", ours.name}
+    os.utime(tmp_path / ".elsewhere-1-0.part", (0, 0))  # of another machine, and older than any write can be
+    files.sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_require_same_names_the_difference(tmp_path):
     provenance.require_same(tmp_path, {"a": 1}, {"a": 1}, "")
     with pytest.raises(StoreError, match="data.crop was 64, now 128.*Delete it"):

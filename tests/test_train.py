@@ -109,7 +109,9 @@ def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
     drive.write_text("a file, where a folder was")
     out = train.train(config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}"))
     assert difference(out.student, trained[1].student) == 0
-    assert f"NOT KEPT: {drive}/student_model.pth cannot be written (" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count(f"NOT KEPT: {drive} cannot be written (") == 1
+    assert f"ONLY HERE, not in {drive}: " in said and str(out.student) in said
 
 
 def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, tmp_path, monkeypatch):

@@ -6,11 +6,16 @@ cut short or altered is found out. Nothing here writes a time, so that equal inp
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
+import socket
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,23 +25,67 @@ import torch
 
 from kd_utils.common.errors import StoreError
 
+PART = re.compile(r"\.(?:(.+)-)?(\d+)-\d+\.part|\..+\.(\d+)\.part")  # host, pid; the last form is an older one's
+DAY = 86_400  # seconds; no file is being written for so long
+_numbers = itertools.count()
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that is this process's alone, and short, as a name of 255 bytes leaves no room for more."""
+    return path.with_name(f".{socket.gethostname()[:40]}-{os.getpid()}-{next(_numbers)}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.part"):
+        name = PART.fullmatch(path.name)
+        with suppress(OSError):  # what cannot be removed now is removed the next time
+            if name and not _is_being_written(path, name[1], int(name[2] or name[3])):
+                path.unlink()
+
+
+def _is_being_written(path: Path, host: str | None, pid: int) -> bool:
+    is_ours = host in (None, socket.gethostname()[:40])
+    if is_ours and os.name == "posix" and not _is_running(pid):
+        return False
+    return time.time() - path.stat().st_mtime < DAY
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
+
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> Path:
     """Write a file so that a reader, or a restart, sees the old one or the whole new one."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        except BaseException:  # Ctrl-C, too
+            with suppress(OSError):
+                part.unlink()
+            raise
     except OSError as e:
-        with suppress(OSError):
-            part.unlink()
-        raise StoreError(f"{path} cannot be written ({e.strerror}): free some space or choose another folder") from e
+        raise StoreError(f"{path} cannot be written ({e.strerror}): {_remedy(e)}") from e
     return path
+
+
+def _remedy(e: OSError) -> str:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or choose another folder"
+    return "choose another folder, or make this one writable"
 
 
 def write_json(path: str | Path, obj: Any) -> Path:
@@ -56,18 +105,6 @@ def write_torch(path: str | Path, obj: Any) -> Path:
     buffer = io.BytesIO()
     torch.save(obj, buffer)
     return write_bytes(path, buffer.getbuffer())
-
-
-def backup(src: Path, dst: Path) -> None:
-    """Copy to where results are kept (Drive), what is not there yet. It may be full or gone for a while: that is
-    printed and ends nothing.
-    """
-    try:
-        data = src.read_bytes()
-        if not (dst.is_file() and dst.read_bytes() == data):
-            write_bytes(dst, data)
-    except (OSError, StoreError) as e:
-        print(f"NOT KEPT: {e}. {src} is whole: copy it by hand.")
 
 
 def sha256(source: str | Path | bytes) -> str:

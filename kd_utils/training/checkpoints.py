@@ -15,25 +15,26 @@ from typing import Any
 import torch
 
 from kd_utils.common import files
+from kd_utils.training.drive import Drive
 
 NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Path | None = None) -> Path:
-    """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` up to it in both folders.
-
-    A Drive that is full or gone is printed; the training goes on, and what is there already stays.
-    """
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Drive | None = None) -> Path:
+    """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` up to it in both folders."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
     path = files.write_bytes(folder / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
 
+    places = [folder]
     if drive:
-        files.backup(path, drive / path.name)
-    for place in (folder, drive):
+        drive.copy(path)
+        if drive.is_there():
+            places.append(drive.place(folder))
+    for place in places:
         with suppress(OSError):  # what cannot be removed now is removed the next time
-            if place and (place / path.name).is_file():  # else the one before it is the best that is there
+            if (place / path.name).is_file():  # else the one before it is the best that is there
                 _remove_older(place, path.name, step, keep)
     return path
 
