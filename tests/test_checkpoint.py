@@ -48,9 +48,22 @@ def test_a_damaged_newer_one_does_not_push_out_the_one_just_written(tmp_path):
         assert len(checkpoints.found(folder)) == keep
 
 
+def test_one_that_torch_refuses_is_passed_over(tmp_path, capsys):
+    checkpoints.save(tmp_path, 1, {"w": torch.ones(2)}, keep=2)
+    for step, data in ((2, b"no zip"), (3, b"")):
+        files.write_bytes(tmp_path / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
+    assert checkpoints.latest(tmp_path)[0] == 1
+    assert capsys.readouterr().out.count("cannot be loaded (") == 2
+
+
 def test_equal_states_give_equal_files(tmp_path):
     a, b = (checkpoints.save(tmp_path / n, 1, {"w": torch.ones(3)}, 1) for n in "ab")
     assert a.name == b.name and a.read_bytes() == b.read_bytes()
+    # equal strings, once the same object and once two
+    word = "some words"
+    for folder, other in (("c", word), ("d", "".join(["some", " words"]))):
+        checkpoints.save(tmp_path / folder, 1, {"a": word, "b": [other, {other: (1, 2)}]}, 1)
+    assert checkpoints.found(tmp_path / "c")[0].name == checkpoints.found(tmp_path / "d")[0].name
 
 
 def test_what_is_on_drive_stays_where_the_new_one_did_not_get_there(tmp_path, monkeypatch, capsys):

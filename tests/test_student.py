@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,3 +159,31 @@ def test_wrong_size_and_scale():
 def test_shipped_names_the_remedy():
     with pytest.raises(config.ConfigError, match="no student_x9.pth .*student_x4_m.pth.*git checkout"):
         config.shipped("student_x9.pth")
+
+
+def test_a_flipped_bit_in_the_weights_is_named_and_old_files_still_load(tmp_path):
+    path = student.save(student.build("s"), tmp_path / "s.pth")
+    data = bytearray(path.read_bytes())
+    weight = next(iter(student.load(path).state_dict().values())).numpy().tobytes()
+    data[data.index(weight) + 3] ^= 64  # the exponent of one weight
+    (tmp_path / "bad.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match="bad.pth is damaged .the checksum of its weights differs"):
+        student.load(tmp_path / "bad.pth")
+
+    old = torch.load(path, weights_only=True)
+    del old["meta"]["sha256"]
+    torch.save(old, tmp_path / "old.pth")
+    assert student.load(tmp_path / "old.pth").scale == 4
+
+
+def test_bombs_are_refused(tmp_path):
+    path = student.save(student.build("s"), tmp_path / "s.pth")
+    with zipfile.ZipFile(path) as z, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as out:
+        for name in z.namelist():
+            out.writestr(name, z.read(name))
+        out.writestr("archive/data/bomb", bytes(100 << 20))
+    with pytest.raises(CheckpointError, match="it would unpack to 10"):
+        student.load(tmp_path / "bomb.pth")
+    torch.save({"body.0.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pth")
+    with pytest.raises(CheckpointError, match="repeats few values"):
+        student.load(tmp_path / "wide.pth")

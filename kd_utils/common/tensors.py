@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import zipfile
@@ -39,25 +40,82 @@ def enlarged(x: Tensor, scale: int) -> Tensor:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Any .pth as tensors and plain values, never executing its pickle. Raises CheckpointError, naming the file."""
+    """Any .pth as tensors and plain values, never executing its pickle.
+
+    Where it carries a checksum, as our students do, that is verified. Raises CheckpointError, naming the file.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read ({e.strerror}): check the path") from e
     if data[:64].lstrip()[:1] == b"<" or not (zipfile.is_zipfile(io.BytesIO(data)) or data[:1] == b"\x80"):
         raise CheckpointError(f"{path} is not a PyTorch checkpoint (a web page or a broken download?): fetch it again")
+
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        _refuse_inflation(data)
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        _refuse_repetition(loaded)
     except Exception as e:  # torch raises several kinds, pickle's among them
         code = re.search(r"GLOBAL ([\w.]+)", str(e))
         if code:
             raise CheckpointError(
                 f"{path} cannot be loaded safely: it holds more than weights ({code[1]}); save its state dict alone"
             ) from e
-        why = str(e).splitlines()[0][:100]
+        why = (str(e) or type(e).__name__).splitlines()[0][:100]
         raise CheckpointError(
             f"{path} cannot be loaded safely ({why}): it is damaged, or holds more than weights"
         ) from e
+
+    if not _is_as_saved(loaded):
+        raise CheckpointError(
+            f"{path} is damaged (the checksum of its weights differs): copy it again, or delete it and make it again"
+        )
+    return loaded
+
+
+def checksum(state: dict[str, Tensor]) -> str:
+    """The sha256 of named tensors: their names, types, shapes and values."""
+    sha256 = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha256.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def _is_as_saved(loaded: Any) -> bool:
+    """Whether the weights are those of the checksum beside them; a file without one is taken as it is."""
+    meta = loaded.get("meta") if isinstance(loaded, dict) else None
+    want = meta.get("sha256") if isinstance(meta, dict) else None
+    if not want:
+        return True
+    try:
+        return checksum(loaded["params"]) == want
+    except (KeyError, AttributeError, TypeError, RuntimeError):
+        return False
+
+
+def _refuse_inflation(data: bytes) -> None:
+    """Refuse a zip that unpacks to far more than it is: torch stores weights as they are."""
+    if data[:1] == b"\x80":
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        unpacked = sum(member.file_size for member in z.infolist())
+    if unpacked > 2 * len(data) + (1 << 20):
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+
+
+def _refuse_repetition(loaded: Any) -> None:
+    """Refuse a tensor that claims more values than the file holds."""
+    if isinstance(loaded, Tensor) and loaded.layout == torch.strided:
+        if loaded.numel() * loaded.element_size() > loaded.untyped_storage().nbytes():
+            raise ValueError(f"a tensor of shape {tuple(loaded.shape)} repeats few values")
+    elif isinstance(loaded, dict):
+        for value in loaded.values():
+            _refuse_repetition(value)
+    elif isinstance(loaded, (list, tuple)):
+        for value in loaded:
+            _refuse_repetition(value)
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, StudentError
-from kd_utils.common.tensors import read_checkpoint
+from kd_utils.common.tensors import checksum, read_checkpoint
 from kd_utils.config import shipped
 
 # width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
@@ -146,23 +146,28 @@ def fuse(net: Student) -> Student:
 
 
 def save(net: Student, path: str | Path, meta: dict[str, Any] | None = None) -> Path:
-    """Write `net` fused, in fp32, as ``{"params": state_dict, "meta": {...}}``, which Compact readers open."""
+    """Write `net` fused, in fp32, as ``{"params": state_dict, "meta": {...}}``, which Compact readers open.
+
+    `meta` gets the checksum of the weights, as torch does not notice a flipped bit.
+    """
     plain = fuse(net).float().cpu()
     state = {name: value.contiguous() for name, value in plain.state_dict().items()}
-    return files.write_torch(path, {"params": state, "meta": {"scale": net.scale} | (meta or {})})
+    about = {"scale": net.scale} | (meta or {}) | {"sha256": checksum(state)}
+    return files.write_torch(path, {"params": state, "meta": about})
 
 
 def load(path: str | Path) -> Student:
     """A student of any scale, or any plain x4 Compact model, fused, fp32, in eval mode, on the CPU.
 
-    Raises CheckpointError for a file that cannot be read, StudentError for one that holds another network.
+    Raises CheckpointError for a file that cannot be read or is damaged, StudentError for another network.
     """
     data = read_checkpoint(path)
     try:
         net = from_state_dict(state_dict_of(data))
     except StudentError as e:
         raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
-    net.meta = data.get("meta", {}) if isinstance(data, dict) else {}
+    net.meta = dict(data.get("meta", {})) if isinstance(data, dict) else {}
+    net.meta.pop("sha256", None)  # it belongs to the file, and was verified
     return net
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ NAME = re.compile(r"step-(\d{8})-([0-9a-f]{12})\.pt")
 def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Drive | None = None) -> Path:
     """Write the state of `step`, copy it to `drive`, then remove all but the newest `keep` up to it in both folders."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_with_own_strings(state), buffer)
     data = buffer.getvalue()
     path = files.write_bytes(folder / f"step-{step:08d}-{files.sha256(data)[:12]}.pt", data)
 
@@ -37,6 +38,19 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, drive: Drive
             if (place / path.name).is_file():  # else the one before it is the best that is there
                 _remove_older(place, path.name, step, keep)
     return path
+
+
+def _with_own_strings(value: Any) -> Any:
+    """The same state with equal strings as one object: pickle writes a string again or refers to it by its identity,
+    which differs between runs.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {_with_own_strings(k): _with_own_strings(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_with_own_strings(v) for v in value])
+    return value
 
 
 def _remove_older(folder: Path, name: str, step: int, keep: int) -> None:
@@ -71,5 +85,9 @@ def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
         if files.sha256(data)[:12] != digest:
             print(f"checkpoint {path} is damaged: trying the one before it")
             continue
-        return int(step), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            return int(step), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as e:  # torch raises several kinds, pickle's among them
+            why = (str(e) or type(e).__name__).splitlines()[0][:100]
+            print(f"checkpoint {path} cannot be loaded ({why}): trying the one before it")
     return None
