@@ -166,7 +166,8 @@ def load(path: str | Path) -> Student:
         net = from_state_dict(state_dict_of(data))
     except StudentError as e:
         raise StudentError(f"{path} is not a student or a x4 Compact model: choose a file that `train` wrote") from e
-    net.meta = dict(data.get("meta", {})) if isinstance(data, dict) else {}
+    meta = data.get("meta") if isinstance(data, dict) else None
+    net.meta = dict(meta) if isinstance(meta, dict) else {}
     net.meta.pop("sha256", None)  # it belongs to the file, and was verified
     return net
 
