@@ -37,7 +37,14 @@ SCALES = (4, 2, 1)
 LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
 
 # What the two orders share, as published.
-KERNELS = ("iso", "aniso", "generalized iso", "generalized aniso", "plateau iso", "plateau aniso")
+KERNELS = {  # basicsr's names, and what a caption calls them
+    "iso": "round Gaussian",
+    "aniso": "oval Gaussian",
+    "generalized iso": "round generalized Gaussian",
+    "generalized aniso": "oval generalized Gaussian",
+    "plateau iso": "round plateau",
+    "plateau aniso": "oval plateau",
+}
 KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 SINC_PROB, SECOND_BLUR_PROB, FINAL_SINC_PROB = 0.1, 0.8, 0.8
 GAUSSIAN_PROB, GRAY_PROB = 0.5, 0.4  # Gaussian noise, else Poisson; the same on the three channels
@@ -105,12 +112,15 @@ Step = Blur | Resize | Noise | Jpeg
 def title(step: Step) -> str:
     """The step in a few words, for a picture's caption."""
     if isinstance(step, Blur):
-        return f"blur: {step.name}, {len(step.kernel)}x{len(step.kernel)}"
+        return f"blur: {step.name}"
     if isinstance(step, Resize):
-        return f"resize: {step.size[1]}x{step.size[0]}, {step.mode}"
+        return f"resize to {step.size[1]}x{step.size[0]}, {step.mode}"
     if isinstance(step, Noise):
-        return f"noise: {'gray ' * step.gray}{step.kind} {step.strength:.2f}"
-    return f"JPEG: quality {step.quality}"
+        color = "gray " if step.gray else ""
+        if step.kind == "gaussian":
+            return f"noise: {color}Gaussian, sigma {step.strength:.1f} of 255"
+        return f"noise: {color}Poisson, strength {step.strength:.2f}"
+    return f"JPEG, quality {step.quality}"
 
 
 # ---- plans
@@ -147,7 +157,7 @@ def _light(rng: np.random.Generator, low: tuple[int, int], scale: int) -> list[S
 
 def _round_blur(sigma: float) -> Blur:
     k = 2 * math.ceil(3 * sigma) + 1
-    return Blur(gaussian(k, sigma, sigma, 0.0), f"iso sigma {sigma:.2f}")
+    return Blur(gaussian(k, sigma, sigma, 0.0), f"round Gaussian, sigma {sigma:.2f}")
 
 
 def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], scale: int) -> list[Step]:
@@ -167,7 +177,7 @@ def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, 
     last: list[Step] = [Resize(low, str(rng.choice(MODES)))]
     if rng.random() < FINAL_SINC_PROB:
         cutoff = rng.uniform(math.pi / 3, math.pi)
-        last.append(Blur(sinc(_random_k(rng), cutoff), f"final sinc {cutoff:.2f}"))
+        last.append(Blur(sinc(_random_k(rng), cutoff), f"final sinc, cutoff {cutoff:.2f}"))
     jpeg = _random_jpeg(rng)
     if rng.random() < 0.5:
         return [*steps, *last, jpeg]
@@ -178,15 +188,15 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
     k = _random_k(rng)
     if rng.random() < SINC_PROB:
         cutoff = rng.uniform(math.pi / (3 if k < 13 else 5), math.pi)
-        return Blur(sinc(k, cutoff), f"sinc {cutoff:.2f}")
+        return Blur(sinc(k, cutoff), f"sinc, cutoff {cutoff:.2f}")
 
-    name = str(rng.choice(KERNELS, p=KERNEL_PROB))
+    name = str(rng.choice(list(KERNELS), p=KERNEL_PROB))
     sigma_x = sigma_y = rng.uniform(*sigma_range)
     theta = 0.0
-    text = f"{name} sigma {sigma_x:.2f}"
+    text = f"{KERNELS[name]}, sigma {sigma_x:.2f}"
     if name.endswith("aniso"):
         sigma_y, theta = rng.uniform(*sigma_range), rng.uniform(-math.pi, math.pi)
-        text += f"/{sigma_y:.2f}"
+        text += f" and {sigma_y:.2f}"
     if " " not in name:
         return Blur(gaussian(k, sigma_x, sigma_y, theta), text)
 
@@ -196,7 +206,7 @@ def _random_blur(rng: np.random.Generator, sigma_range: tuple[float, float]) -> 
         family, (low, high) = plateau, BETA_PLATEAU
     below_one = rng.random() < 0.5
     beta = rng.uniform(low, 1.0) if below_one else rng.uniform(1.0, high)
-    return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text} beta {beta:.2f}")
+    return Blur(family(k, sigma_x, sigma_y, theta, beta), f"{text}, beta {beta:.2f}")
 
 
 def _random_k(rng: np.random.Generator) -> int:
