@@ -39,7 +39,7 @@ from kd_utils.training.initialization import initial_student, resolve_init, trai
 from kd_utils.training.losses import baseline_config, distillation_loss
 from kd_utils.training.state import LossMeter, TrainState, update_ema
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
-from kd_utils.workdir import BASELINE, STUDENT, Workdir
+from kd_utils.workdir import BASELINE, STUDENT, Workdir, training_title
 
 Watch = Callable[[ValidationEvent], None]
 
@@ -105,6 +105,10 @@ class Run:
     @cached_property
     def provenance(self) -> Provenance:
         return provenance.training_provenance(self.cfg, self.labels)
+
+    @property
+    def title(self) -> str:
+        return training_title(self.name)
 
     @property
     def folder(self) -> Path:
@@ -175,7 +179,7 @@ def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
     bar = tqdm(
         total=settings.steps,
         initial=state.step,
-        desc=f"train {run.name} ({cfg.student.size})",
+        desc=f"train {run.title} ({cfg.student.size})",
         unit="step",
         disable=not runtime.is_main,
     )
@@ -266,7 +270,7 @@ def _start(run: Run, crops: Crops, saved: tuple[int, dict[str, Any]] | None) -> 
     if saved:
         state.restore(*saved)
         if runtime.is_main:
-            print(f"{run.name}: goes on from step {state.step}")
+            print(f"{run.title}: goes on from step {state.step}")
     if cfg.train.compile:
         state.net.compile()  # in place: its state, and all that is made of it, stays a plain student's
     return state
@@ -282,7 +286,7 @@ def _load_vgg(cfg: Config, runtime: Runtime) -> VGGFeatures | None:
 def _require_finite(run: Run, step: int, loss: float) -> None:
     if not math.isfinite(loss):
         raise TrainError(
-            f"{run.name}: the loss is not finite at step {step}; the last good checkpoint is kept in {run.folder}. "
+            f"{run.title}: the loss is not finite at step {step}; the last good checkpoint is kept in {run.folder}. "
             f"Lower train.lr (now {run.cfg.train.lr:g}) or set train.dtype=fp32, and begin in another --workdir."
         )
 
@@ -330,7 +334,7 @@ def _stops_clearly(run: Run, state: TrainState) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\n{run.name}: stopped at step {state.step}; call again to go on from the last checkpoint")
+        print(f"\n{run.title}: stopped at step {state.step}; call again to go on from the last checkpoint")
         raise
     except Exception as e:
         if not type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -22,6 +22,11 @@ STUDENT = "student"  # the name of the distilled student's training
 BASELINE = "no_teacher"  # the folder of the baseline's training, under the name that older work folders have
 
 
+def training_title(name: str) -> str:
+    """What a reader is told of the training `name`."""
+    return "baseline" if name == BASELINE else name
+
+
 @dataclass(frozen=True)
 class Workdir:
     """The paths of a work folder; `drive` is the folder that outlives this machine, or None."""

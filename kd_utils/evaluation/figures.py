@@ -10,6 +10,7 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -106,6 +107,24 @@ def error_map(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 
     off = np.abs(image.astype(np.int16) - label).mean(axis=2)  # (H, W)
     return colormaps["inferno"](np.minimum(off / BRIGHTEST, 1), bytes=True)[..., :3].copy()
+
+
+def most_varied(images: np.ndarray, count: int) -> list[int]:
+    """The numbers of `count` pictures of (N, H, W, 3) that look most different: contrast first, then the farthest.
+
+    Pictures are compared by the mean colours of 4x4 blocks.
+    """
+    blocks = []
+    for image in images:
+        blocks.append(cv2.resize(image, (4, 4), interpolation=cv2.INTER_AREA).astype(np.float32).ravel())
+    colors = np.stack(blocks)  # (N, 48)
+
+    chosen = [int(colors.std(axis=1).argmax())]
+    distance = np.full(len(colors), np.inf)
+    while len(chosen) < min(count, len(colors)):
+        distance = np.minimum(distance, np.abs(colors - colors[chosen[-1]]).mean(axis=1))
+        chosen.append(int(distance.argmax()))
+    return sorted(chosen)
 
 
 # ---- text and scaling

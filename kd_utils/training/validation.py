@@ -16,10 +16,10 @@ from kd_utils.data.crops import Crops
 from kd_utils.evaluation import figures, metrics
 from kd_utils.models import student
 from kd_utils.models.student import Student
-from kd_utils.workdir import Workdir
+from kd_utils.workdir import Workdir, training_title
 
 TRAINING_FILES = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
-PICTURES = 3  # validation crops that are shown, about
+PICTURES = 3  # validation crops that are shown: those that look most different
 PERFECT = 100.0  # dB; stands for the infinite PSNR of equal images, so that a mean can be taken
 
 
@@ -91,20 +91,15 @@ def validate(
     border = max(cfg.scale, 4 * cfg.loss.margin)
     history.valid.append(ValidationScore(step, _mean_psnr(pred, label, border), _mean_psnr(pred, hr, border)))
 
+    who = training_title(name)
     pictures = []
-    for i in range(0, len(lr), max(1, len(lr) // PICTURES)):
-        pictures += [
-            (f"LR {i}", lr[i]),
-            (f"student {i}", pred[i]),
-            (f"teacher {i}", label[i]),
-            (f"original {i}", hr[i]),
-        ]
-    pictures = pictures[: 4 * PICTURES]
+    for i in figures.most_varied(hr, PICTURES):
+        pictures += [(f"LR {i}", lr[i]), (f"{who} {i}", pred[i]), (f"label {i}", label[i]), (f"original {i}", hr[i])]
 
     folder = Workdir.of(cfg).training(name)
     files.write_json(folder / "history.json", history.to_dict())
     files.write_png(folder / "curve.png", figures.curve(history.to_dict()))
-    files.write_png(folder / "valid.png", figures.grid(pictures, columns=4))
+    files.write_png(folder / "valid.png", figures.grid(pictures, columns=4, cell=200))
     return pictures
 
 
