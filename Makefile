@@ -53,6 +53,9 @@ results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/va
 	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" --teacher "$(TEACHER)" \
 	  --peer "$(PEER)" --vgg "$(VGG)" $(ARGS)
 
+docs-notebooks: $(RUN) ## run the notebooks on the bundled photos and put executed copies into docs/notebooks/ (minutes)
+	$(PY) docs/execute_notebooks.py $(ARGS)
+
 docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs/notebooks/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict $(ARGS)
 
@@ -123,4 +126,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test test-fast lint docs results notebook badges install venv clean
+.PHONY: help run test test-fast lint docs docs-notebooks results notebook badges install venv clean

@@ -23,6 +23,7 @@ How it is started:
     __main__.py       the command line, ``kd-utils`` or ``python -m kd_utils``
     run_notebooks.py  the notebooks without a browser
     colab.py          what is different on Google Colab
+    lessons.py        what the notebooks show
     doctor.py         what this machine has, and what it lacks
 
 What the steps are made of. A folder imports from those below it, never from those above:

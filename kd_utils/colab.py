@@ -11,7 +11,6 @@ import ast
 import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,39 +273,16 @@ def uploaded(picked: Any) -> dict[str, bytes]:
     return photos
 
 
-# ---- what notebooks show
+def chosen_photos(cfg: Config, photo: str, picked: Any) -> list[Path]:
+    """The photos to sharpen: what was uploaded, else the file or folder `photo`, else a sample."""
+    from kd_utils.common import files
 
+    sent = uploaded(picked)
+    if sent:
+        return [files.write_bytes(cfg.path("uploads", Path(name).name), data) for name, data in sent.items()]
+    if photo:
+        return [Path(absolute(photo))]
 
-def live() -> Callable[[Any], None]:
-    """A `watch` for `train.train`: the curve and the validation pictures of each run, renewed in place."""
-    from IPython.display import display
+    import skimage
 
-    from kd_utils.evaluation import figures
-
-    places: dict[tuple[str, str], Any] = {}
-
-    def watch(seen: Any) -> None:
-        step = seen.history.valid[-1].step
-        pictures = {
-            "curve": figures.curve(seen.history.to_dict(), title=f"{seen.name}, step {step}"),
-            "pictures": figures.grid(seen.pictures, columns=4, cell=180),
-        }
-        for kind, picture in pictures.items():
-            if place := places.get((seen.name, kind)):
-                place.update(picture)
-            else:
-                places[seen.name, kind] = display(picture, display_id=True)
-
-    return watch
-
-
-def written(*paths: str | Path) -> None:
-    """Print what is in files and folders, with sizes: the end of every notebook."""
-    for path in map(Path, paths):
-        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for p in found[:12]:
-            size = f"{p.stat().st_size:>13,} bytes" if p.is_file() else "not there".rjust(19)
-            print(f"{size}  {p}")
-        if len(found) > 12:
-            rest = sum(p.stat().st_size for p in found[12:])
-            print(f"{rest:>13,} bytes  in {len(found) - 12} more files of {path}")
+    return [Path(skimage.__file__).parent / "data" / "chelsea.png"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -15,10 +17,17 @@ from pathlib import Path
 import pytest
 from helpers import pipeline
 from helpers.notebooks import NOTEBOOKS, read
+from PIL import Image
 
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 from kd_utils.run_notebooks import Parameter, form_of
+
+WIDE, TALL = 1100, 860  # pixels: the output of a cell on a common screen, and the height of its window
+
+spec = importlib.util.spec_from_file_location("execute_notebooks", ROOT / "docs" / "execute_notebooks.py")
+execute_notebooks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(execute_notebooks)
 
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -163,30 +172,89 @@ def kinds(outputs):
     return [set(o.get("data", {})) for o in outputs]
 
 
-def test_what_the_notebooks_show(ran):
-    assert "image/png" in kinds(ran.outputs("01_data", "crops"))[0]
-    assert [("image/png" in k) for k in kinds(ran.outputs("01_data", "stages"))] == [True, True]
+def page(outputs):
+    return "".join("".join(o.get("data", {}).get("text/html", [])) for o in outputs)
+
+
+def test_degradation_is_shown_step_by_step(ran):
+    for cell in ("crops", "light", "two-order"):
+        assert "image/png" in kinds(ran.outputs("01_data", cell))[0]
     widget = ran.outputs("01_data", "explorer")[0]["data"]
     assert "application/vnd.jupyter.widget-view+json" in widget
     state = ran.notebook("01_data")["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
     image = next(m for m in state.values() if m["model_name"] == "ImageModel")
     assert image["buffers"][0]["data"].startswith("iVBOR"), "the explorer's picture, a PNG, was made headless too"
 
-    (stand_in,) = ran.outputs("02_teacher_labels", "stand-in")
-    assert "The teacher is a stand-in." in "".join(stand_in["data"]["text/markdown"])
-    cells = ("official", "official-raw", "official-enhance")
-    official = "".join(ran.text("02_teacher_labels", cell) for cell in cells)
-    if importlib.util.find_spec("realesrgan"):
-        assert re.search(r"largest difference \de-0[5-9]|0\.0e\+00", official) and ": equal pictures" in official
-        assert "pre_pad=10 changes values by up to" in official
-    else:
-        assert "LEFT OUT: realesrgan and basicsr are not installed here" in official
-    assert "image/png" in kinds(ran.outputs("02_teacher_labels", "border"))[0]
 
+def test_labels_are_shown_beside_originals_with_their_sharpness(ran):
+    outputs = ran.outputs("02_teacher_labels", "label")
+    notes = ["".join(o.get("data", {}).get("text/markdown", [])) for o in outputs]
+    assert any("The teacher is a stand-in." in note for note in notes)
+    assert "image/png" in kinds(ran.outputs("02_teacher_labels", "grid"))[0]
+    shown = page(ran.outputs("02_teacher_labels", "sharpness"))
+    found = dict(re.findall(r">([\w ]+)</th><td>([\d.]+)</td>", shown))
+    assert float(found["bicubic enlargement of LR"]) < float(found["label"]) and found["original"] == "1.00"
+
+
+def test_loss_is_taught_term_by_term(ran):
+    for cell in ("batch", "l1", "fft", "gradient", "perceptual", "loop-curve", "loop-seen"):
+        assert "image/png" in set().union(*kinds(ran.outputs("03_train_student", cell))), cell
+    terms = re.findall(r"<td>(loss\.\w+)</td><td>([\d.]+)</td>", page(ran.outputs("03_train_student", "terms")))
+    assert [name for name, _ in terms] == ["loss.teacher", "loss.gt", "loss.fft", "loss.gradient", "loss.perceptual"]
+    assert all(float(value) > 0 for _, value in terms)
+
+
+def test_loop_by_hand_is_short_and_comes_before_the_real_training(ran):
+    _, code = read(ran.workdir / "runs" / "03_train_student.ipynb")
+    order = [c["id"] for c in code]
+    loop = code[order.index("loop")]["source"]
+    assert order.index("loop") < order.index("train") and len(loop.splitlines()) <= 16
+    for step in ("range(20)", "sample_batch(", "losses.l1(", "loss.backward()", "optimizer.step()"):
+        assert step in loop
+
+
+def test_training_is_shown_while_it_runs_and_both_curves_after_it(ran):
     live = [o for o in ran.outputs("03_train_student", "train") if o["output_type"] == "display_data"]
-    assert len(live) == 4, "a curve and pictures for the student and for its twin, renewed in place"
-    first = ran.outputs("03_train_student", "curve")[0]["data"]["image/png"]
-    assert first and "image/png" in kinds(ran.outputs("03_train_student", "valid"))[0]
+    assert len(live) == 4, "a curve and pictures for the student and for the baseline, renewed in place"
+    assert "image/png" in kinds(ran.outputs("03_train_student", "curve"))[0]
+    assert "image/png" in kinds(ran.outputs("03_train_student", "valid"))[0]
+
+
+def test_scores_are_a_table_and_the_text_before_it_says_how_to_read_it(ran):
+    order = [c["id"] for c in ran.notebook("04_evaluate")["cells"]]
+    assert order.index("read-text") < order.index("evaluate")
+    assert "<table" in page(ran.outputs("04_evaluate", "evaluate"))
+
+
+@every
+def test_nothing_is_a_raw_repr_or_taller_than_the_screen(ran, path):
+    for cell in ran.notebook(path.stem)["cells"]:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            assert not data or set(data) != {"text/plain"}, f"{cell['id']} shows {data['text/plain']}"
+            if "image/png" in data:
+                with Image.open(io.BytesIO(base64.b64decode("".join(data["image/png"])))) as image:
+                    shown = image.height * min(1, WIDE / image.width)
+                    assert shown <= TALL, f"{cell['id']}: {image.size}"
+
+
+# ---- the copies for readers
+
+
+def test_copies_for_readers_hold_no_machine_and_no_widget(ran, tmp_path):
+    executed = sorted((ran.workdir / "runs").glob("*.ipynb"))
+    copies = execute_notebooks.publish(executed, ran.workdir, tmp_path)
+    assert [c.name for c in copies] == [p.name for p in executed]
+    for copy in copies:
+        text = copy.read_text()
+        assert str(ran.workdir) not in text and str(ROOT) not in text and "jupyter.widget" not in text
+        notebook, code = read(copy)
+        assert {o["output_type"] for c in code for o in c["outputs"]} >= {"display_data", "stream"}
+        assert not [o for c in code for o in c["outputs"] if o.get("name") == "stderr"]
+        assert [c["id"] for c in code] == [c["id"] for c in read(ROOT / "notebooks" / copy.name)[1]]
+
+
+# ---- comparisons
 
 
 SHOWN = [("04_evaluate", "panels", "slider"), ("05_sharpen", "panel", "slider")]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +62,6 @@ def ran(tmp_path_factory) -> Ran:
             "--set",
             *TINY,
         ]
-        import time
-
         began = time.monotonic()
         got = subprocess.run([sys.executable, "-m", "kd_utils", *command], cwd=base, env=environment(), text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
