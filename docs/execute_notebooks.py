@@ -2,8 +2,8 @@
 
     python docs/execute_notebooks.py [--preset quick] [--workdir build/notebooks] [--set key=value ...]
 
-The copies are for readers: progress bars, widgets that need a running notebook, the cell of parameters that papermill
-adds, and the paths of this machine are taken out. They are not committed.
+The copies are for readers: progress bars, widgets that need a running notebook, the cell that finds the project, the
+one that papermill adds, and the paths of this machine are taken out. They are not committed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def for_readers(notebook: dict[str, Any]) -> dict[str, Any]:
     """An executed notebook without what only the run needed."""
     cells = []
     for cell in notebook["cells"]:
-        if "injected-parameters" in cell["metadata"].get("tags", []):
+        if cell["id"] == "bootstrap" or "injected-parameters" in cell["metadata"].get("tags", []):
             continue
         cell["metadata"].pop("papermill", None)
         if cell["cell_type"] == "code":

@@ -45,17 +45,16 @@ LISTED = 12  # files of a folder that are listed one by one
 
 def table(rows: Iterable[dict[str, object]]) -> HTML:
     """A table with a line for each of `rows`; the keys of the first are the heads of the columns."""
-    rows = list(rows)
-    heads = "".join(f"<th>{escape(str(head))}</th>" for head in rows[0])
-    lines = ""
+    heads, lines = "", ""
     for row in rows:
+        if not heads:
+            heads = "".join(f"<th>{escape(str(head))}</th>" for head in row)
         first, *others = (escape(str(value)) for value in row.values())
         cells = "".join(f"<td>{cell}</td>" for cell in others)
         lines += f'<tr><th style="text-align:left">{first}</th>{cells}</tr>'
-    style = f"<style>{viewer.source('table.css')}</style>"
-    return HTML(
-        f'{style}<div class="kd-table"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )
+
+    whole = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
+    return HTML(f'<style>{viewer.source("table.css")}</style><div class="kd-table">{whole}</div>')
 
 
 def prepared_table(made: Prepared) -> HTML:
@@ -289,43 +288,41 @@ def explore_degradation(photo: np.ndarray, scale: int) -> Any:
     """A widget that degrades a photo by a seed, a profile and a scale of one's choice."""
     import ipywidgets as widgets
 
-    seed = widgets.IntSlider(3, 0, 99, description="seed")
-    profile = widgets.Dropdown(options=degradations.PROFILES, value="two_order", description="profile")
-    to_scale = widgets.Dropdown(options=degradations.SCALES, value=scale, description="scale")
-    picture = widgets.Image(format="png")
+    def draw(seed: int, profile: str, scale: int) -> Image.Image:
+        return show_degradation(photo, seed, scale, profile)
 
-    def draw(_: Any = None) -> None:
-        picture.value = _png(show_degradation(photo, seed.value, to_scale.value, profile.value))
-
-    return _redrawn(draw, picture, seed, profile, to_scale)
+    seeds = widgets.IntSlider(3, 0, 99, description="seed")
+    profiles = widgets.Dropdown(options=degradations.PROFILES, value="two_order", description="profile")
+    scales = widgets.Dropdown(options=degradations.SCALES, value=scale, description="scale")
+    return _with_picture(draw, seeds, profiles, scales)
 
 
 def explore_strength(tool: Tool, photo: Photo, strength: float) -> Any:
     """A widget that sharpens a photo with a strength of one's choice."""
     import ipywidgets as widgets
 
-    slider = widgets.FloatSlider(strength, min=0, max=1, step=0.05, description="strength", continuous_update=False)
-    picture = widgets.Image(format="png")
     plain = sharpened(tool, photo, 0)
 
-    def draw(_: Any = None) -> None:
-        sharp = sharpened(tool, photo, slider.value)
-        picture.value = _png(figures.grid([("enlarged only", plain), (f"strength {slider.value:g}", sharp)], cell=480))
+    def draw(strength: float) -> Image.Image:
+        sharp = sharpened(tool, photo, strength)
+        return figures.grid([("enlarged only", plain), (f"strength {strength:g}", sharp)], cell=480)
 
-    return _redrawn(draw, picture, slider)
+    slider = widgets.FloatSlider(strength, min=0, max=1, step=0.05, description="strength", continuous_update=False)
+    return _with_picture(draw, slider)
 
 
-def _redrawn(draw: Callable[..., None], picture: Any, *controls: Any) -> Any:
-    """The controls above a picture that is drawn now, and again when one of them changes."""
+def _with_picture(draw: Callable[..., Image.Image], *controls: Any) -> Any:
+    """Controls above what `draw` makes of their values: now, and again when one of them changes."""
     import ipywidgets as widgets
 
-    draw()
+    picture = widgets.Image(format="png")
+
+    def redraw(_: Any = None) -> None:
+        buffer = io.BytesIO()
+        draw(*(control.value for control in controls)).save(buffer, "PNG")
+        picture.value = buffer.getvalue()
+
+    redraw()
     for control in controls:
-        control.observe(draw, "value")
+        control.observe(redraw, "value")
     return widgets.VBox([widgets.HBox(controls), picture])
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -49,19 +49,8 @@ def ran(tmp_path_factory) -> Ran:
     if not done.is_file():
         base.mkdir()
         only = ",".join([*(p.stem for p in numbered()), FRONT_DOOR])
-        command = [
-            "run",
-            "--preset",
-            "quick",
-            "--workdir",
-            "work dir",
-            "--only",
-            only,
-            "-p",
-            "steps=20",
-            "--set",
-            *TINY,
-        ]
+        command = ["run", "--preset", "quick", "--workdir", "work dir", "--only", only, "-p", "steps=20"]
+        command += ["--set", *TINY]
         began = time.monotonic()
         got = subprocess.run([sys.executable, "-m", "kd_utils", *command], cwd=base, env=environment(), text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
