@@ -155,7 +155,7 @@ def show_degradation(photo: np.ndarray, seed: int, scale: int, profile: str) -> 
         if n == last:
             caption += ": the LR picture"
         pictures.append((caption, image))
-    return figures.grid(pictures, columns=5, cell=190)
+    return figures.grid(pictures, columns=6, cell=165)
 
 
 # ---- the terms of the loss

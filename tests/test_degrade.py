@@ -128,7 +128,7 @@ def test_two_order_has_the_published_probabilities_and_ranges():
             Jpeg,
         ]
         seen["sinc1"] += first[0].name.startswith("sinc")
-        seen["iso1"] += first[0].name.startswith("round Gaussian")
+        seen["iso1"] += first[0].name.startswith("round, ")
         if isinstance(second[0], Blur):
             seen["blur2"] += 1
             second = second[1:]

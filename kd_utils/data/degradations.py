@@ -37,11 +37,11 @@ SCALES = (4, 2, 1)
 LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
 
 # What the two orders share, as published.
-KERNELS = {  # basicsr's names, and what a caption calls them
-    "iso": "round Gaussian",
-    "aniso": "oval Gaussian",
-    "generalized iso": "round generalized Gaussian",
-    "generalized aniso": "oval generalized Gaussian",
+KERNELS = {  # basicsr's names, and what a caption says: isotropic Gaussians are round
+    "iso": "round",
+    "aniso": "oval",
+    "generalized iso": "round generalized",
+    "generalized aniso": "oval generalized",
     "plateau iso": "round plateau",
     "plateau aniso": "oval plateau",
 }
@@ -157,7 +157,7 @@ def _light(rng: np.random.Generator, low: tuple[int, int], scale: int) -> list[S
 
 def _round_blur(sigma: float) -> Blur:
     k = 2 * math.ceil(3 * sigma) + 1
-    return Blur(gaussian(k, sigma, sigma, 0.0), f"round Gaussian, sigma {sigma:.2f}")
+    return Blur(gaussian(k, sigma, sigma, 0.0), f"round, sigma {sigma:.2f}")
 
 
 def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, int], scale: int) -> list[Step]:
