@@ -184,7 +184,8 @@ def _say_what_it_takes(cfg: Config, form: dict[str, Any]) -> None:
     wanted = []
     if "photos" in form and cfg.data.photos == "DIV2K":
         wanted += ["div2k_train", "div2k_valid"]
-    if "teacher" in form and cfg.teacher in sources.SOURCES:
+    # the teacher of `quick` comes by pip, a wheel of 46 MB: not worth a warning
+    if "teacher" in form and cfg.teacher in sources.SOURCES and cfg.preset != "quick":
         wanted.append(cfg.teacher)
     if "steps" in form and cfg.loss.uses_vgg and cfg.loss.vgg == "imagenet":
         wanted.append("vgg19")

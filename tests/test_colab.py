@@ -135,7 +135,7 @@ def test_what_is_downloaded_and_how_long_is_said_before(tmp_path, monkeypatch, c
     colab.configure("colab", "", str(tmp_path), **form)
     said = capsys.readouterr().out
     assert "Downloads 4.6 GB first (div2k_train, div2k_valid, anime_6B, vgg19)" in said
-    assert "NO GPU: on this CPU, training takes about 533 times as long" in said and "T4 GPU" in said
+    assert "NO GPU: on this CPU, training takes about 356 times as long" in said and "T4 GPU" in said
 
     colab.configure("quick", "", str(tmp_path), **form)
     colab.configure("colab", "", str(tmp_path))  # notebook 05 trains nothing and needs no GPU

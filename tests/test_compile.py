@@ -23,7 +23,7 @@ def test_compiled_learns_what_plain_does(labelled, tmp_path):
     out = train.train(config(labelled, tmp_path / "compiled", f"{more} train.compile=yes"))
     assert counters["frames"]["ok"] >= 1, "torch.compile was not used"
     np.testing.assert_allclose(*(files.read_json(r.history)["loss"] for r in (plain, out)), rtol=1e-5)
-    for name in ("student", "no_teacher"):
+    for name in ("student", "baseline"):
         assert difference(getattr(plain, name), getattr(out, name)) < 1e-5  # 12 steps of .001
     # how the sums are run is no part of what was learnt: the same command without it takes this as done
     before = out.student.stat().st_mtime_ns

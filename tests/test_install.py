@@ -21,7 +21,7 @@ from kd_utils import __version__, doctor
 from kd_utils.config import ROOT
 
 OFFICIAL = {"realesrgan", "basicsr"}
-COLAB_HAS_NO = {"papermill", "spandrel", "onnx", "onnxruntime"}
+COLAB_HAS_NO = {"papermill", "spandrel", "onnx", "onnxruntime", "pyvips", "pyvips-binary"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

