@@ -237,4 +237,4 @@ def test_labels_that_are_not_finite_are_refused(tmp_path, small, monkeypatch):
     monkeypatch.setattr(label, "teacher_target", lambda net, x, *_: torch.full((len(x), 3, 64, 64), torch.nan))
     with pytest.raises(TeacherError, match="not finite in float32 on cpu: .* try label.dtype=fp32"):
         label.label(cfg)
-    assert not list(cfg.path("labels").glob("*")) and files.read_json(cfg.path("crops", "index.json"))
+    assert not list(cfg.path("labels").glob("*.safetensors")) and files.read_json(cfg.path("crops", "index.json"))
