@@ -42,6 +42,9 @@ test: lint ## install with the development tools, then lint and all tests
 test-fast: lint ## lint, and the tests that take two minutes (all but those marked slow)
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
+coverage: $(DEV) ## the fast tests, and which lines of kd_utils they run
+	$(PY) -m pytest -q -m "not slow" --cov=kd_utils --cov-report=term:skip-covered $(ARGS)
+
 lint: $(DEV) ## ruff: rules and format, notebooks too; pyright: types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -126,4 +129,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test test-fast lint docs docs-notebooks results notebook badges install venv clean
+.PHONY: help run test coverage test-fast lint docs docs-notebooks results notebook badges install venv clean
