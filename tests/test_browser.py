@@ -81,7 +81,12 @@ def test_the_slider_moves(browser, pages, which):
     handle.press("ArrowRight")
     assert clip() == pytest.approx(15.5, abs=2.1)
     handle.press("End")
-    assert clip() == 100 and ground(0.35) == before
+    assert clip() == 100
+    for _ in range(50):  # a busy machine paints late
+        if ground(0.35) == before:
+            break
+        page.wait_for_timeout(100)
+    assert ground(0.35) == before, "the first picture is seen again"
     assert which == "notebook" or not wanted, "the report asks the network for nothing"
     page.close()
 
