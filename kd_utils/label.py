@@ -15,7 +15,7 @@ from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import StoreError, TeacherError
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import Config
-from kd_utils.data.crops import CropIndex, Shard, read_index
+from kd_utils.data.crops import CropIndex, Shard, load_shard, read_index
 from kd_utils.models import pruning, student
 from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.provenance import Provenance
@@ -55,7 +55,7 @@ def label(cfg: Config) -> Labelled:
         files.sweep(work.labels)
         # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
         if work.label_index.is_file():
-            provenance.require_same(work.labels, files.read_json(work.label_index), want)
+            provenance.require_same(work.labels, files.read_json(work.label_index, dict), want)
         if runtime.is_main:
             _say_what_matters(cfg, ref, runtime)
         made = _label_shards(cfg, work, index, teacher, runtime, want)
@@ -103,7 +103,7 @@ def missing_labels(work: Workdir, shards: list[Shard], want: Provenance, quiet: 
 def _label_shard(
     cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime, shard: Shard, want: Provenance, bar: tqdm
 ) -> None:
-    lr = files.load_arrays(work.crops / shard.file, verify=True)[0]["lr"]
+    lr = load_shard(work, shard)["lr"]
     labels = []
     for start in range(0, len(lr), cfg.label.batch):
         batch = lr[start : start + cfg.label.batch]
@@ -133,7 +133,7 @@ def require_labels(cfg: Config, work: Workdir, index: CropIndex, ref: TeacherRef
     """The provenance of the labels in the work folder. StoreError where there are none, or others."""
     if not work.label_index.is_file():
         raise StoreError(f"{work.label_index} is missing: run step 2 first (python -m kd_utils label)")
-    have = files.read_json(work.label_index)
+    have = files.read_json(work.label_index, dict)
     want = provenance.labels_provenance(cfg, ref, index.key)
     provenance.require_same(work.labels, have, want)
 

@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 TIMEOUT = 30  # seconds without a byte
+PATIENCE, SLOWEST = 60, 1000  # seconds after which fewer bytes a second are refused
 PAUSES = (1, 2, 4, 8)  # seconds before the next attempt, after attempts that brought nothing new
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 
@@ -89,13 +92,27 @@ def _attempt(url: str, part: Path, total: int, bar: tqdm) -> None:
 
         bar.n = start
         with open(part, "ab") as f:
-            for chunk in r.iter_content(CHUNK):
+            for chunk in _chunks(r):
                 f.write(chunk)
                 bar.update(len(chunk))
                 if f.tell() > total:
                     break  # the caller's hash says the rest
             f.flush()
             os.fsync(f.fileno())
+
+
+def _chunks(r: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives. Raises Failed where it drips: then the file would never be whole."""
+    began, arrived = time.monotonic(), 0
+    try:
+        while chunk := r.raw.read1(CHUNK):
+            yield chunk
+            arrived += len(chunk)
+            seconds = time.monotonic() - began
+            if seconds > PATIENCE and arrived < SLOWEST * seconds:
+                raise Failed(f"the server sends only {arrived / seconds:.0f} bytes a second")
+    except urllib3.exceptions.HTTPError as e:
+        raise requests.ConnectionError(str(e)) from e
 
 
 def _require_file(r: requests.Response) -> None:

@@ -11,12 +11,14 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import socket
 import struct
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,16 @@ def write_json(path: str | Path, obj: Any) -> Path:
     return write_bytes(path, (json.dumps(obj, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, kind: type = object) -> Any:
+    """A file of ours, whose outermost value is of `kind`. Raises StoreError."""
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as e:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is no regular file")
+        value = json.loads(Path(path).read_text())
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds no {kind.__name__}")
+        return value
+    except (OSError, ValueError, RecursionError) as e:
         raise StoreError(f"{path} cannot be read ({e}): delete it and run the step that makes it again") from e
 
 
@@ -140,22 +148,52 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray], meta: dict[str,
     return write_bytes(path, struct.pack("<Q", len(head)) + head + data)
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+@dataclass
+class _Header:
+    """What a shard's header says, all of it checked."""
+
+    start: int  # of the data, in bytes
+    sha256: str  # of the data
+    meta: dict[str, Any]
+    arrays: dict[str, tuple[slice, list[int]]]  # bytes and shape of each
+
+
+# what parsing the header of a damaged shard can raise
+BAD_HEADER = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error)
+
+
+def _header(path: Path) -> _Header:
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
         with open(path, "rb") as f:
-            (n,) = struct.unpack("<Q", f.read(8))
-            head = json.loads(f.read(min(n, 1 << 27)))
-        end = max([v["data_offsets"][1] for k, v in head.items() if k != "__metadata__"], default=0)
-        if path.stat().st_size != 8 + n + end:
+            (length,) = struct.unpack("<Q", f.read(8))
+            fields = json.loads(f.read(min(length, 1 << 27)))
+
+        info = fields.pop("__metadata__")
+        meta = json.loads(info["kd"])
+        arrays, end = {}, 0
+        for name, field in fields.items():
+            first, last = field["data_offsets"]
+            shape = field["shape"]
+            whole = all(type(n) is int and n >= 0 for n in [first, *shape])
+            if not whole or field["dtype"] != "U8" or last - first != math.prod(shape):
+                raise ValueError(f"its array {name!r} does not fit together")
+            arrays[name] = slice(first, last), shape
+            end = max(end, last)
+
+        if path.stat().st_size != 8 + length + end:
             raise ValueError("it is cut short")
-        return head, 8 + n
-    except (OSError, ValueError, KeyError, struct.error, TypeError) as e:
+        if not isinstance(meta, dict):
+            raise ValueError("its header is not ours")
+        return _Header(8 + length, info["sha256"], meta, arrays)
+    except BAD_HEADER as e:
         raise StoreError(f"shard {path} is damaged or missing ({e}): delete it and run its step again") from e
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
     """The `meta` of `save_arrays`; checks the file's length, not its data."""
-    return json.loads(_header(Path(path))[0]["__metadata__"]["kd"])
+    return _header(Path(path)).meta
 
 
 def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -164,20 +202,16 @@ def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.nd
     Raises StoreError for a damaged file.
     """
     path = Path(path)
-    head, start = _header(path)
-    info = head.pop("__metadata__")
+    header = _header(path)
 
     raw = np.empty(0, np.uint8)
-    if path.stat().st_size > start:  # an empty file cannot be mapped
-        raw = np.memmap(path, np.uint8, "r", offset=start)
-    if verify and hashlib.sha256(raw).hexdigest() != info["sha256"]:
+    if path.stat().st_size > header.start:  # an empty file cannot be mapped
+        raw = np.memmap(path, np.uint8, "r", offset=header.start)
+    if verify and hashlib.sha256(raw).hexdigest() != header.sha256:
         raise StoreError(f"shard {path} is damaged (its checksum differs): delete it and run its step again")
 
-    arrays = {}
-    for name, fields in head.items():
-        first, last = fields["data_offsets"]
-        arrays[name] = raw[first:last].reshape(fields["shape"])
-    return arrays, json.loads(info["kd"])
+    arrays = {name: raw[place].reshape(shape) for name, (place, shape) in header.arrays.items()}
+    return arrays, header.meta
 
 
 def is_made(path: Path, **meta: Any) -> bool:

@@ -62,6 +62,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 f"{path} cannot be loaded safely: it holds more than weights ({code[1]}); save its state dict alone"
             ) from e
         why = (str(e) or type(e).__name__).splitlines()[0][:100]
+        if why.startswith("Weights only load failed"):  # torch goes on to say how to load it unsafely
+            why = "its pickle is not one of weights"
         raise CheckpointError(
             f"{path} cannot be loaded safely ({why}): it is damaged, or holds more than weights"
         ) from e

@@ -93,8 +93,10 @@ class CropIndex:
             test = [Shard.from_dict(s) for s in fields["test"]]
             if fields["key"] != files.digest(fields["provenance"]):
                 raise ValueError("its key is not that of its provenance")
+            if any(s.key != fields["key"] for s in shards + test):
+                raise ValueError("it names shards of other settings")
             return cls(fields["key"], fields["provenance"], fields["versions"], shards, test)
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise StoreError(f"{path} is damaged ({e!r}): delete {path.parent} and run step 1 again") from e
 
 
@@ -134,6 +136,18 @@ def _require_photos(cfg: Config, index: CropIndex, folder: Path) -> None:
             )
 
 
+def load_shard(work: Workdir, shard: Shard) -> dict[str, np.ndarray]:
+    """The arrays of a file of crops, memory-mapped and verified.
+
+    Raises StoreError where it is damaged, or is of other settings than the index.
+    """
+    path = work.crops / shard.file
+    arrays, meta = files.load_arrays(path, verify=True)
+    if meta.get("key") != shard.key or not {"hr", "lr"} <= arrays.keys():
+        raise StoreError(f"{path} is not the shard of its index: run step 1 again (python -m kd_utils prepare)")
+    return arrays
+
+
 # ---- test photos
 
 
@@ -151,7 +165,7 @@ def load_photo_pairs(cfg: Config) -> list[PhotoPair]:
     index = read_index(cfg)
     pairs = []
     for shard in index.test[: cfg.eval.limit or None]:
-        arrays, _ = files.load_arrays(Workdir.of(cfg).crops / shard.file, verify=True)
+        arrays = load_shard(Workdir.of(cfg), shard)
         pairs.append(PhotoPair(shard.photos[0], arrays["hr"], arrays["lr"]))
     return pairs
 
@@ -194,7 +208,7 @@ class Crops:
         self.shards = []
         self.starts = [0]  # the number of each shard's first crop, and at last of all crops
         for shard in index.of_split(split):
-            crops, _ = files.load_arrays(work.crops / shard.file, verify=True)
+            crops = load_shard(work, shard)
             labels, _ = files.load_arrays(work.labels / shard.file, verify=True)
             self.shards.append((crops["lr"], labels["label"], crops["hr"]))
             self.starts.append(self.starts[-1] + len(crops["lr"]))

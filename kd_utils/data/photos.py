@@ -6,6 +6,8 @@ bytes are also among the training photos is taken out of training.
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -36,6 +38,20 @@ SAMPLES = {
 WORKDIR_PARTS = ("crops", "labels", "train", "eval", "runs")  # what of a work folder is ours
 HASHED_SILENTLY = 50  # photos; more get a progress bar
 
+# What zipfile raises for damaged zips. RuntimeError: a member that is encrypted, or of a method that it lacks.
+BAD_ZIP = (
+    OSError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, EOFError, OverflowError, struct.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+ROOM = 64 << 20  # bytes that any member of a zip may unpack to, and the times its size that a larger one may
+TIMES = 100
+
+
+def _refuse_bomb(member: zipfile.ZipInfo) -> None:
+    """Refuse a member that unpacks to far more than a photo does: photos are compressed already."""
+    if member.file_size > max(ROOM, TIMES * member.compress_size):
+        raise ValueError(f"it would unpack from {member.compress_size:,} to {member.file_size:,} bytes")
+
 
 @dataclass(frozen=True)
 class PhotoFile:
@@ -52,9 +68,9 @@ class PhotoFile:
             if not self.member:
                 return self.file.read_bytes()
             with zipfile.ZipFile(self.file) as z:
+                _refuse_bomb(z.getinfo(self.member))
                 return z.read(self.member)
-        # RuntimeError: a member that is encrypted; NotImplementedError is one, for a method that zipfile lacks
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as e:
+        except BAD_ZIP as e:
             where = f"{self.member} of {self.file}" if self.member else self.file
             raise DataError(f"{where} cannot be read ({e}): take it out, or copy it again") from e
 
@@ -104,7 +120,7 @@ def _in_zip(path: Path, key: str) -> list[PhotoFile]:
     try:
         with zipfile.ZipFile(path) as z:
             members = sorted(z.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+    except BAD_ZIP as e:
         raise DataError(f"{key}='{path}' is neither a folder nor a zip ({e}): name a folder of photos") from e
     return [PhotoFile(m, path, m) for m in members if Path(m).suffix.lower() in reading.SUFFIXES and not _is_hidden(m)]
 

@@ -84,7 +84,7 @@ def read(source: str | Path | bytes, name: str = "") -> Photo:
     """
     name = name or ("image" if isinstance(source, bytes) else str(source))
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else _read_file(Path(source), name)
     except OSError as e:
         raise ImageError(f"{name} cannot be read ({e.strerror}): check the path and its permissions") from e
     if not data:
@@ -107,6 +107,12 @@ def read(source: str | Path | bytes, name: str = "") -> Photo:
         photo.meta.icc = None
         photo.meta.lost.append("an ICC profile that cannot be used")
     return photo
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    if path.is_fifo() or path.is_socket():  # reading one waits for ever
+        raise ImageError(f"{name} is a pipe or a socket, no file: give a file")
+    return path.read_bytes()
 
 
 def _kind(data: bytes) -> str:
@@ -139,10 +145,23 @@ def _read_jpeg(data: bytes, name: str) -> Photo:
 
 
 def _read_png(data: bytes, name: str) -> Photo:
+    _refuse_inflation(data, name)
     frames = dict(metadata.png_chunks(data)).get(b"acTL", b"")
     _refuse_animation(int.from_bytes(frames[:4], "big"), name)
     image = pyvips.Image.pngload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
     return _upright(Photo(*split_alpha(decode(image, name)), metadata.from_png(data)))
+
+
+def _refuse_inflation(data: bytes, name: str) -> None:
+    """Refuse a PNG whose pixels cannot be in its bytes before room is made for them: deflate packs 1032 into 1."""
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16) if len(data) > 26 else (0, 0, 0, 0)
+    bits = width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1)
+    unpacked = height * (bits // 8)
+    if unpacked > 1040 * len(data):
+        raise ImageError(
+            f"{name} is damaged or cut short ({width}x{height} pixels are not in {len(data):,} bytes): copy or "
+            "download it again"
+        )
 
 
 def _read_webp(data: bytes, name: str) -> Photo:

@@ -286,7 +286,8 @@ def to_canvas(
 
     def write(y: int, x: int, part: Tensor) -> None:
         if not part.isfinite().all():
-            raise ValueError(f"the network's output is not finite on {device}: use another --device, such as cpu")
+            remedy = "its file is damaged" if device.type == "cpu" else "use --device cpu"
+            raise ValueError(f"the network's output is not finite on {device}: {remedy}")
         if channels == 1:
             part = part.mean(1, keepdim=True)
         part = part[0].clamp(0, 1).mul_(peak).round_().permute(1, 2, 0)  # (h, w, C)
