@@ -59,6 +59,9 @@ results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/va
 docs-notebooks: $(RUN) ## run the notebooks on the bundled photos and put executed copies into docs/notebooks/ (minutes)
 	$(PY) docs/execute_notebooks.py $(ARGS)
 
+torture: $(DEV) ## kills, damage, two runs, lost Drives, full disks, mutated inputs (minutes; ARGS="--kills 100 --seed 1")
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.torture $(ARGS)
+
 docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs/notebooks/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict $(ARGS)
 
@@ -129,4 +132,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test coverage test-fast lint docs docs-notebooks results notebook badges install venv clean
+.PHONY: help run test coverage test-fast lint torture docs docs-notebooks results notebook badges install venv clean

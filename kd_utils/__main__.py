@@ -39,7 +39,7 @@ TOOLS = {
         "a student for other programs: ncnn, ONNX, safetensors, PyTorch",
         ["m out/ --to ncnn,onnx", "workdir/student_model.pth mine-x4.onnx"],
     ),
-    "doctor": ("what is installed, found and cached here", ["", "--json"]),
+    "doctor": ("what is installed, found and cached here; whether a work folder is whole", ["", "--json", "workdir"]),
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd_utils import __version__
+from kd_utils.common.errors import UsageError
 from kd_utils.common.packages import OPTIONAL, Requirement, installed_version, missing, parse_requirements
 from kd_utils.config import ROOT
 
@@ -81,11 +82,15 @@ class Finding(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdir", nargs="?", metavar="WORKDIR", help="verify all files of this work folder instead")
+    parser.add_argument("--drive", metavar="FOLDER", help="and what of it is kept there")
     parser.add_argument("--json", action="store_true", help="the same for programs: an object of names and values")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print all one asks first when something does not work; 1 where something needed is missing."""
+    """Print all one asks first when something does not work; 1 where something needed is missing or damaged."""
+    if args.workdir:
+        return check_workdir(Path(args.workdir), Path(args.drive) if args.drive else None, args.json)
     lacking = [r for r in missing(requirements()) if r.name not in OPTIONAL]
     findings = [*_python(), _missing(lacking), *_packages()]
     try:
@@ -102,6 +107,24 @@ def main(args: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{finding.name:{width}}  {finding.value}")
     return 0 if ok else 1
+
+
+def check_workdir(root: Path, drive: Path | None = None, as_json: bool = False) -> int:
+    """Verify all files of a work folder and print what is good, damaged and resumable; 1 where something is damaged."""
+    from kd_utils.training import inspection
+    from kd_utils.workdir import Workdir
+
+    if not root.expanduser().is_dir():
+        raise UsageError(f"{root} is no folder: name a work folder")
+    work = Workdir(root.expanduser(), drive.expanduser() if drive else None)
+    found = list(inspection.inspect_workdir(work))
+    damaged = any(part.state == inspection.DAMAGED for part in found)
+    if as_json:
+        print(json.dumps({"ok": not damaged, "found": [vars(part) for part in found]}, indent=1))
+    else:
+        for part in found:
+            print(f"{part.state:10} {part.what:32} {part.detail}".rstrip())
+    return int(damaged)
 
 
 def _is_tested(version: tuple[int, ...]) -> bool:

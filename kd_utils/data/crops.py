@@ -79,7 +79,7 @@ class CropIndex:
             "shards": [s.to_dict() for s in self.shards],
             "test": [s.to_dict() for s in self.test],
         }
-        files.write_json(path, fields)
+        files.write_json(path, fields | {"checksum": files.digest(fields)})
 
     @classmethod
     def read(cls, path: Path) -> CropIndex:
@@ -87,8 +87,13 @@ class CropIndex:
         if not path.is_file():
             raise StoreError(f"{path} is missing: run step 1 first (python -m kd_utils prepare)")
 
-        fields = files.read_json(path)
+        fields = files.read_json(path, dict)
+        checksum = fields.pop("checksum", None)  # an older version's index has none
         try:
+            if checksum and checksum != files.digest(fields):
+                raise ValueError("its checksum differs")
+            if unknown := fields.keys() - {"key", "provenance", "versions", "shards", "test"}:
+                raise ValueError(f"it holds {min(unknown)!r}")
             shards = [Shard.from_dict(s) for s in fields["shards"]]
             test = [Shard.from_dict(s) for s in fields["test"]]
             if fields["key"] != files.digest(fields["provenance"]):
@@ -97,7 +102,9 @@ class CropIndex:
                 raise ValueError("it names shards of other settings")
             return cls(fields["key"], fields["provenance"], fields["versions"], shards, test)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise StoreError(f"{path} is damaged ({e!r}): delete {path.parent} and run step 1 again") from e
+            raise StoreError(
+                f"{path} is damaged ({e!r}): delete it and run step 1 again, which keeps whole shards"
+            ) from e
 
 
 def read_index(cfg: Config) -> CropIndex:

@@ -145,22 +145,21 @@ def _read_jpeg(data: bytes, name: str) -> Photo:
 
 
 def _read_png(data: bytes, name: str) -> Photo:
-    _refuse_inflation(data, name)
     frames = dict(metadata.png_chunks(data)).get(b"acTL", b"")
     _refuse_animation(int.from_bytes(frames[:4], "big"), name)
     image = pyvips.Image.pngload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
+    _refuse_inflation(image, data, name)
     return _upright(Photo(*split_alpha(decode(image, name)), metadata.from_png(data)))
 
 
-def _refuse_inflation(data: bytes, name: str) -> None:
+def _refuse_inflation(image: pyvips.Image, data: bytes, name: str) -> None:
     """Refuse a PNG whose pixels cannot be in its bytes before room is made for them: deflate packs 1032 into 1."""
-    width, height, depth, color = struct.unpack_from(">IIBB", data, 16) if len(data) > 26 else (0, 0, 0, 0)
-    bits = width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1)
-    unpacked = height * (bits // 8)
+    check_size(image.width, image.height, name)
+    unpacked = image.width * image.height // 8  # bytes; at one bit a pixel, the least there is
     if unpacked > 1040 * len(data):
         raise ImageError(
-            f"{name} is damaged or cut short ({width}x{height} pixels are not in {len(data):,} bytes): copy or "
-            "download it again"
+            f"{name} is damaged or cut short ({image.width}x{image.height} pixels are not in {len(data):,} bytes): "
+            "copy or download it again"
         )
 
 

@@ -73,6 +73,14 @@ def _step(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
+def is_whole(path: Path) -> bool:
+    """Whether the bytes of a checkpoint are what its name says."""
+    try:
+        return files.sha256(path)[:12] == path.stem.split("-")[2]
+    except OSError:
+        return False
+
+
 def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
     """The newest state whose bytes are what its name says, or None. A damaged one is reported and passed over."""
     for path in found(*folders):
