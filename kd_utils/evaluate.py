@@ -275,6 +275,7 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel]) -> Evalu
     work = Workdir.of(cfg)
     for stray in set((work.eval / "panels").glob("*.png")) - {s.panel for s in shown}:
         stray.unlink()  # of an evaluation with more panels
+    files.sweep(work.eval)
 
     page = report.page(evaluation, [panels.section(s) for s in shown], _curve(work))
     out = Evaluated(

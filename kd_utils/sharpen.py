@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from kd_utils.common import files
 from kd_utils.common.errors import KDError, SharpenError
 from kd_utils.imaging import writing
 from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
@@ -110,6 +111,8 @@ def sharpen(
         _refuse_a_photo(output, record)
     if any(chosen.overwrite or not os.path.exists(target) for _, target in pairs.jobs) and output != STANDARD:
         check_writable(folder)
+        for place in {target.parent for _, target in pairs.jobs}:
+            files.sweep(place)
 
     done = Summary(left_out=pairs.left_out, folder=str(output))
     tool = load(chosen.model, chosen.scale, chosen.device, chosen.engine)

@@ -21,9 +21,7 @@ def test_a_zip_member_that_unpacks_to_gigabytes(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z, z.open("a.png", "w", force_zip64=True) as member:
         for _ in range(200):
             member.write(bytes(1 << 20))
-    with pytest.raises(
-        DataError, match=r"a.png of .*photos.zip cannot be read \(it would unpack from .* to 209,7"
-    ):
+    with pytest.raises(DataError, match=r"a.png of .*photos.zip cannot be read \(it would unpack from .* to 209,7"):
         photos.find_photos(str(path))[0].bytes()
 
 

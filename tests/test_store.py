@@ -112,14 +112,14 @@ def test_temporary_files_of_dead_processes_are_swept(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     host = files.socket.gethostname()[:40]
-    dead = [f".{host}-{child.pid}-0.part", f".{child.pid}-3.part", f".a.json.{child.pid}.part"]
-    for name in [*dead, ".elsewhere-1-0.part", ".notes.part", "a.part"]:
+    dead = [f".kd-{host}-{child.pid}-0.part", f".{child.pid}-3.part", f".a.json.{child.pid}.part"]
+    for name in [*dead, ".kd-elsewhere-1-0.part", ".movie-1-2.part", "a.part"]:
         (tmp_path / name).write_bytes(b"half")
     ours = files.temporary(tmp_path / "x")
     ours.write_bytes(b"half")
     files.sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {".elsewhere-1-0.part", ".notes.part", "a.part", ours.name}
-    os.utime(tmp_path / ".elsewhere-1-0.part", (0, 0))  # of another machine, and older than any write can be
+    assert {p.name for p in tmp_path.iterdir()} == {".kd-elsewhere-1-0.part", ".movie-1-2.part", "a.part", ours.name}
+    os.utime(tmp_path / ".kd-elsewhere-1-0.part", (0, 0))  # of another machine, and older than any write can be
     files.sweep(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 

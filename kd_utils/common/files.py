@@ -27,14 +27,17 @@ import torch
 
 from kd_utils.common.errors import StoreError
 
-PART = re.compile(r"\.(?:(.+)-)?(\d+)-\d+\.part|\..+\.(\d+)\.part")  # host, pid; the last form is an older one's
+# Temporary files: ours with host and pid, images with the pid alone, and those of older versions with the file's name.
+PART = re.compile(
+    r"\.kd-(.+)-(\d+)-\d+\.part|\.(\d+)-\d+\.part|\..+\.(?:safetensors|json|pth?|png|html|onnx|param|bin)\.(\d+)\.part"
+)
 DAY = 86_400  # seconds; no file is being written for so long
 _numbers = itertools.count()
 
 
 def temporary(path: Path) -> Path:
     """A name beside `path` that is this process's alone, and short, as a name of 255 bytes leaves no room for more."""
-    return path.with_name(f".{socket.gethostname()[:40]}-{os.getpid()}-{next(_numbers)}.part")
+    return path.with_name(f".kd-{socket.gethostname()[:40]}-{os.getpid()}-{next(_numbers)}.part")
 
 
 def sweep(folder: Path) -> None:
@@ -42,7 +45,7 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(".*.part"):
         name = PART.fullmatch(path.name)
         with suppress(OSError):  # what cannot be removed now is removed the next time
-            if name and not _is_being_written(path, name[1], int(name[2] or name[3])):
+            if name and not _is_being_written(path, name[1], int(name[2] or name[3] or name[4])):
                 path.unlink()
 
 
