@@ -169,7 +169,8 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
         said.append(f"teacher {cfg.teacher}")
     if "steps" in form:
         said += [f"student {cfg.student.size} x{cfg.scale}", f"{cfg.train.steps} steps of {cfg.train.batch}"]
-    print(" · ".join([*said, f"everything goes to {cfg.path().resolve()}"]))
+    print(" · ".join(said))
+    print(f"Everything is written to {cfg.path().resolve()}.")
 
     _say_what_it_takes(cfg, form)
     if cfg.drive:
