@@ -57,7 +57,7 @@ class Critic:
         if runtime.dtype == torch.float64:
             self.net = self.net.double()
         if runtime.is_half:
-            self.net = self.net.to(memory_format=torch.channels_last)
+            self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore (torch 2.11 lacks this overload)
 
         self.optimizer = torch.optim.Adam(self.net.parameters(), cfg.loss.adversarial_lr, betas=(0.5, 0.99))
         self.side = cfg.loss.adversarial_crop
