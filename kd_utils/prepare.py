@@ -71,21 +71,31 @@ def prepare(cfg: Config) -> Prepared:
     key = files.digest(want)
     with locks.hold(work.crops, key):
         files.sweep(work.crops)
-        if work.crop_index.is_file():
-            provenance.require_same(work.crops, CropIndex.read(work.crop_index).provenance, want)
-        return _prepare(cfg, work, splits, want, key)
+        before = CropIndex.read(work.crop_index) if work.crop_index.is_file() else None
+        if before:
+            provenance.require_same(work.crops, before.provenance, want)
+        return _prepare(cfg, work, splits, want, key, before)
 
 
 def _prepare(
-    cfg: Config, work: Workdir, splits: dict[str, list[PhotoFile]], want: provenance.Provenance, key: str
+    cfg: Config,
+    work: Workdir,
+    splits: dict[str, list[PhotoFile]],
+    want: provenance.Provenance,
+    key: str,
+    before: CropIndex | None,
 ) -> Prepared:
-    """Make what is missing in the crops folder, while it is held."""
+    """Make what is missing in the crops folder, while it is held; `before` is its index, where there is one."""
+    made_with = before.versions if before else provenance.versions()
+
     # what is to be made, and what of it is there
     jobs = list_jobs(cfg, splits)
     rank, world = devices.process_rank(), devices.process_count()
     missing = _missing(work, key, jobs, quiet=rank > 0)
     mine = {job.file for job in jobs[rank::world]}
     todo = [job for job in missing if job.file in mine]
+    if todo:
+        _require_same_reader(work, made_with, todo[0].file)
     _make_shards(cfg, work, key, todo)
 
     # other processes may have made theirs meanwhile; the last one to end finds all of them
@@ -93,10 +103,21 @@ def _prepare(
     made = Prepared(work.crops, counts, {}, 0, len(todo))
     left = [job for job in missing if job.file not in mine]
     if not _missing(work, key, left, quiet=True):
-        index = _write_index(cfg, work, key, want, jobs)
+        index = _write_index(cfg, work, key, want, jobs, made_with)
         made.crops = {"train": index.count("train"), "valid": index.count("valid"), "test": len(index.test)}
         made.left_out = sum(shard.refused for shard in index.shards)
     return made
+
+
+def _require_same_reader(work: Workdir, made_with: dict[str, str], file: str) -> None:
+    """Refuse to make a lost shard by other libraries than the rest: their pixels may differ."""
+    here = provenance.versions()["reader"]
+    there = made_with.get("reader", "Pillow and OpenCV")
+    if there != here:
+        raise StoreError(
+            f"{work.crops / file} is missing or damaged, and the other crops were read by {there}, here it is {here}: "
+            f"restore the file from a copy, or delete {work.crops} to make all of them anew"
+        )
 
 
 def _missing(work: Workdir, key: str, jobs: list[Job], quiet: bool) -> list[Job]:
@@ -157,7 +178,9 @@ def _make_shard(cfg: Config, job: Job) -> tuple[Arrays, dict[str, Any]]:
     return arrays, {"count": len(arrays["hr"]), "refused": refused, "photos": names}
 
 
-def _write_index(cfg: Config, work: Workdir, key: str, want: provenance.Provenance, jobs: list[Job]) -> CropIndex:
+def _write_index(
+    cfg: Config, work: Workdir, key: str, want: provenance.Provenance, jobs: list[Job], made_with: dict[str, str]
+) -> CropIndex:
     """Write the index of finished crops and delete what an earlier run of other settings left."""
     shards, test = [], []
     for job in jobs:
@@ -175,7 +198,7 @@ def _write_index(cfg: Config, work: Workdir, key: str, want: provenance.Provenan
         elif shard.count:  # where all photos are too small there is nothing to label
             shards.append(shard)
 
-    index = CropIndex(key, want, provenance.versions(), shards, test)
+    index = CropIndex(key, want, made_with, shards, test)
     for split, what in (("train", "training"), ("valid", "validation")):
         if not index.count(split):
             photos = [photo.name for job in jobs if job.split == split for photo in job.photos]

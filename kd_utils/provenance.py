@@ -15,6 +15,7 @@ from typing import Any
 from kd_utils.common import files
 from kd_utils.common.errors import StoreError
 from kd_utils.config import INITS, VGGS, Config, to_dict
+from kd_utils.imaging.reading import reader_version
 from kd_utils.models.teacher import TeacherRef
 from kd_utils.overrides import flatten
 
@@ -83,7 +84,8 @@ def with_defaults(have: Provenance, want: Provenance) -> Provenance:
 
 def versions() -> dict[str, str]:
     """Recorded beside what we make. They are not compared, as Colab's versions move while a training is under way."""
-    return {n: metadata.version(n) for n in ("torch", "torchvision", "numpy", "opencv-python", "pillow")}
+    found = {n: metadata.version(n) for n in ("torch", "torchvision", "numpy", "opencv-python", "pillow")}
+    return found | {"reader": reader_version()}
 
 
 def require_same(what: Path | list[Path], have: Provenance, want: Provenance, remedy: str = "") -> None:

@@ -224,6 +224,21 @@ def test_errors_name_the_remedy(tmp_path, folder, capsys):
         prepare.prepare(cfg)
 
 
+def test_a_lost_shard_is_not_made_by_another_reader(tmp_path, folder):
+    cfg = config(tmp_path, folder, "data.valid_count=2 data.test_count=2")
+    prepare.prepare(cfg)
+    index = files.read_json(tmp_path / "crops" / "index.json")
+    assert index["versions"].pop("reader").startswith("libvips")
+    files.write_json(tmp_path / "crops" / "index.json", index)  # as an older version left it
+    assert prepare.prepare(cfg).made == 0, "its work folder goes on"
+    assert "reader" not in files.read_json(tmp_path / "crops" / "index.json")["versions"]
+    (tmp_path / "crops" / "train-00000.safetensors").unlink()
+    with pytest.raises(
+        files.StoreError, match="were read by Pillow and OpenCV, here it is libvips .* restore the file"
+    ):
+        prepare.prepare(cfg)
+
+
 def test_later_steps_refuse_other_photos(tmp_path, folder):
     more = "data.valid_count=2 data.test_count=2"
     prepare.prepare(config(tmp_path / "w", folder, more))
