@@ -228,7 +228,7 @@ def test_a_lost_shard_is_not_made_by_another_reader(tmp_path, folder):
     cfg = config(tmp_path, folder, "data.valid_count=2 data.test_count=2")
     prepare.prepare(cfg)
     index = files.read_json(tmp_path / "crops" / "index.json")
-    assert index["versions"].pop("reader").startswith("libvips")
+    assert index["versions"].pop("reader").startswith("libvips") and index.pop("checksum")
     files.write_json(tmp_path / "crops" / "index.json", index)  # as an older version left it
     assert prepare.prepare(cfg).made == 0, "its work folder goes on"
     assert "reader" not in files.read_json(tmp_path / "crops" / "index.json")["versions"]
