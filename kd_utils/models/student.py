@@ -61,6 +61,8 @@ class Student(nn.Module):
     multiples of 4/scale. `expand` > 0 builds the training form. Raises StudentError for another scale.
     """
 
+    meta: dict[str, Any]  # what the file that it was loaded from says of it
+
     def __init__(self, feat: int, convs: int, scale: int = 4, expand: int = 0):
         super().__init__()
         if scale not in (4, 2, 1):
