@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from kd_utils import config
-from kd_utils.common.errors import CheckpointError
+from kd_utils.common import sources
+from kd_utils.common.errors import CheckpointError, ConfigError
 from kd_utils.models import student
 from kd_utils.models.student import StudentError
 
@@ -187,3 +188,12 @@ def test_bombs_are_refused(tmp_path):
     torch.save({"body.0.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pth")
     with pytest.raises(CheckpointError, match="repeats few values"):
         student.load(tmp_path / "wide.pth")
+
+
+def test_models_that_ship_go_by_family_and_size():
+    assert student.find_student("m").name == "student_x4_m.pth" and student.find_student().name == "student_x4_m.pth"
+    assert student.find_student("anime-m").name == "student_x4_anime_m.pth"
+    made = student.load(student.find_student("anime-m")).meta
+    assert made["teacher"] == "anime_6B" and made["teacher_sha256"] == sources.ROUNDED["anime_6B"][1].sha256
+    with pytest.raises(ConfigError, match="no student_x4_anime_l.pth among the students that ship"):
+        student.find_student("anime-l")
