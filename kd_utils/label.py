@@ -47,7 +47,7 @@ def label(cfg: Config) -> Labelled:
     ref = resolve_teacher(cfg)
 
     teacher = load_teacher(ref, runtime.device)
-    if cfg.train.init == "teacher":  # better said now than after the labels are made
+    if cfg.train.init == "teacher":  # to fail before the labels are made
         pruning.check(teacher.compact(), *student.shape(cfg.student.size))
 
     want = provenance.labels_provenance(cfg, ref, index.key)
@@ -57,7 +57,7 @@ def label(cfg: Config) -> Labelled:
         if work.label_index.is_file():
             provenance.require_same(work.labels, files.read_json(work.label_index, dict), want)
         if runtime.is_main:
-            _say_what_matters(cfg, ref, runtime)
+            _print_teacher_and_warnings(cfg, ref, runtime)
         made = _label_shards(cfg, work, index, teacher, runtime, want)
     return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), made, ref)
 
@@ -80,7 +80,7 @@ def _label_shards(
     return crops
 
 
-def _say_what_matters(cfg: Config, ref: TeacherRef, runtime: Runtime) -> None:
+def _print_teacher_and_warnings(cfg: Config, ref: TeacherRef, runtime: Runtime) -> None:
     if ref.is_stand_in:
         print(f"Teacher: {ref.name}, a student of our own that stands in for Real-ESRGAN (nothing is downloaded).")
     elif ref.remark:
@@ -140,7 +140,7 @@ def require_labels(cfg: Config, work: Workdir, index: CropIndex, ref: TeacherRef
     missing = [s.file for s in index.shards if not (work.labels / s.file).is_file()]
     if missing:
         raise StoreError(f"{work.labels} lacks {len(missing)} label shards ({missing[0]}): run step 2 again")
-    # a stopped step 2 of another teacher leaves shards of its own under the old index
+    # an interrupted step 2 of another teacher can leave its shards under the old index
     for shard in index.shards:
         path = work.labels / shard.file
         provenance.require_same(path, files.read_meta(path), label_meta(want, shard), "Run step 2 again.")

@@ -1,6 +1,6 @@
 """Step 1: photos into HR crops and degraded LR crops.
 
-Where a crop lies and how it is degraded depend on (seed, photo, number of the crop) alone.
+Where a crop lies and how it is degraded depend on the seed, the photo and the settings of `data`, and on nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kd_utils.imaging.colors import luma
 from kd_utils.workdir import Workdir
 
 CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
-DRAWS = 4  # positions tried for each crop wanted, before a photo is taken as too flat or dark for more
+DRAWS = 4  # positions tried for each crop wanted
 SHARD = 256  # crops in a shard, about
 
 Arrays = dict[str, np.ndarray]
@@ -242,7 +242,7 @@ def cut_crops(photo: PhotoFile, cfg: Config, want: int) -> CutCrops:
     try:
         pixels = photo.pixels()
     except ImageError as e:
-        print(f"LEFT OUT: {e}")  # one bad file among thousands is no reason to stop; as a test photo it is
+        print(f"LEFT OUT: {e}")  # one bad file among thousands does not stop the step; a bad test photo does
         return none
     if min(pixels.shape[:2]) < side:
         print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")

@@ -9,10 +9,9 @@ random weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,25 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kd_utils import provenance
-from kd_utils.common import devices, files, locks
+from kd_utils.common import devices
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import TrainError
-from kd_utils.config import Config, TrainConfig
-from kd_utils.data.crops import Batch, CropIndex, Crops, read_index
+from kd_utils.config import Config
+from kd_utils.data.crops import Batch, Crops, read_index
 from kd_utils.label import require_labels
 from kd_utils.models import student
-from kd_utils.models.teacher import TeacherRef, resolve_teacher
+from kd_utils.models.teacher import resolve_teacher
 from kd_utils.models.vgg import VGGFeatures, load_vgg
-from kd_utils.provenance import Provenance
 from kd_utils.training import checkpoints, distributed, drive
 from kd_utils.training.adversarial import Critic
 from kd_utils.training.batches import batches, to_device
-from kd_utils.training.drive import Drive
 from kd_utils.training.initialization import initial_student, resolve_init, training_seed
 from kd_utils.training.losses import baseline_config, distillation_loss
+from kd_utils.training.optimizers import learning_rate
+from kd_utils.training.run import Run, Watch, back_up, hold_alone, save_checkpoint, save_student, sweep
 from kd_utils.training.state import LossMeter, TrainState, update_ema
-from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
-from kd_utils.workdir import BASELINE, STUDENT, Workdir, training_title
-
-Watch = Callable[[ValidationEvent], None]
+from kd_utils.training.validation import ValidationEvent, validate
+from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
 
 @dataclass
@@ -59,7 +55,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
 
     `watch` is called at each validation (the notebook's live curve). Under torchrun each process takes its part of
     every batch, and all learn what one process would; with a perceptual loss only where its sub-crops (`loss.fraction`
-    of the batch) can be shared evenly, as each process takes one at least. Raises StoreError for crops or labels of
+    of the batch) divide evenly among them. Raises StoreError for crops or labels of
     other settings, BusyError while another run trains here, TrainError when the loss is not finite.
     """
     # everything that the settings name is found once, and handed down
@@ -74,7 +70,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
             f"train.batch={cfg.train.batch} cannot be shared by {runtime.world} processes: choose a multiple"
         )
 
-    # one group of processes for both trainings: a second one can meet the addresses that the first left behind
+    # both trainings share one group of processes: a second group can collide with the first one's ports
     distributed.join_processes(runtime)
     with drive.copies(work.root, work.drive if runtime.is_main else None) as copies:
         run = Run(cfg, STUDENT, work, index, ref, labels, runtime, watch, copies)
@@ -85,58 +81,14 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
     return trained
 
 
-# ---- one training
-
-
-@dataclass
-class Run:
-    """One training: the student's or the baseline's. Nothing of it changes while it trains."""
-
-    cfg: Config
-    name: str
-    work: Workdir
-    index: CropIndex
-    teacher: TeacherRef
-    labels: Provenance
-    runtime: Runtime
-    watch: Watch | None
-    copies: Drive | None = None
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        return provenance.training_provenance(self.cfg, self.labels)
-
-    @property
-    def title(self) -> str:
-        return training_title(self.name)
-
-    @property
-    def folder(self) -> Path:
-        return self.work.training(self.name)
-
-    @property
-    def out(self) -> Path:
-        return self.work.student(self.name)
-
-    @property
-    def drive(self) -> Path | None:
-        return self.work.on_drive(self.folder)
-
-    def require_same(self, have: Provenance) -> None:
-        """Refuse a student or a checkpoint that was made with other settings."""
-        paths = [self.folder, self.out, self.drive, self.work.on_drive(self.out)]
-        want = self.provenance
-        provenance.require_same([p for p in paths if p], provenance.with_defaults(have, want), want)
-
-
 def train_student(run: Run) -> Path:
     """Train the student of a run to its end, from where it was; returns its file."""
-    with _alone(run):
-        _sweep(run)
+    with hold_alone(run):
+        sweep(run)
         finished = run.out.is_file()
         saved = None if finished else checkpoints.latest(run.folder, run.drive)
-        first = "the end" if finished else saved[0] if saved else 0
-        distributed.require_same_resume_step(run.runtime, run.folder, first)
+        resume_from = "the end" if finished else saved[0] if saved else 0
+        distributed.require_same_resume_step(run.runtime, run.folder, resume_from)
 
         if finished:
             run.require_same(student.load(run.out).meta.get("provenance") or {})
@@ -144,23 +96,8 @@ def train_student(run: Run) -> Path:
             if saved:
                 run.require_same(saved[1]["provenance"])
             fit(run, saved)
-    _back_up(run)  # Drive may have been full, or not asked for, when the training ended
+    back_up(run)  # Drive may have been full, or not asked for, when the training ended
     return run.out
-
-
-def _sweep(run: Run) -> None:
-    """Remove what killed processes left half-written."""
-    if run.runtime.is_main:
-        for folder in (run.folder, run.work.root, run.drive):
-            if folder:
-                files.sweep(folder)
-
-
-def _alone(run: Run) -> AbstractContextManager[None]:
-    """The training's folder is held by one run: torchrun's processes count as one, and a finished one is only read."""
-    if not run.runtime.is_main or run.out.is_file():
-        return nullcontext()
-    return locks.hold(run.folder)
 
 
 def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
@@ -199,15 +136,15 @@ def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
             if runtime.is_main and (done % settings.valid_every == 0 or done == settings.steps):
                 _validate(run, state, valid)
             # a checkpoint follows a look at the loss, so that what is saved is known to be good
-            passed = done // settings.save_every > (done - log_every) // settings.save_every
-            if (logged and passed) or done == settings.steps:
-                _save_checkpoint(run, state)
+            save_due = done // settings.save_every > (done - log_every) // settings.save_every
+            if (logged and save_due) or done == settings.steps:
+                save_checkpoint(run, state)
 
     if runtime.is_main:
-        if saved and saved[0] == settings.steps:  # it was lost after its last checkpoint: its pictures once more
+        if saved and saved[0] == settings.steps:  # killed after the last checkpoint, before the student was written
             state.history.valid.pop()
             _validate(run, state, valid)
-        _save_student(run, state)
+        save_student(run, state)
     if runtime.world > 1:
         torch.distributed.barrier()  # the file that every process returns is there
 
@@ -242,15 +179,6 @@ def train_step(run: Run, state: TrainState, model: nn.Module, batch: Batch, vgg:
         state.critic.train_step(batch, pred.detach())
     state.step += 1
     return loss.detach()
-
-
-def learning_rate(settings: TrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine from `lr` to `lr_end`."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    cosine = (1 + math.cos(math.pi * min(1, done))) / 2
-    return settings.lr_end + (settings.lr - settings.lr_end) * cosine
 
 
 # ---- the parts of fit
@@ -295,37 +223,6 @@ def _validate(run: Run, state: TrainState, valid: Crops) -> None:
     pictures = validate(run.cfg, run.name, state.ema, valid, state.step, state.history)
     if run.watch:
         run.watch(ValidationEvent(run.name, state.history, pictures))
-
-
-def _require_finite_weights(run: Run, state: TrainState) -> None:
-    """The last update can diverge after the loss was looked at."""
-    if not all(p.isfinite().all() for p in [*state.net.parameters(), *state.ema.parameters()]):
-        raise TrainError(
-            f"{run.name}: the weights are not finite after step {state.step}; the last good checkpoint is kept in "
-            f"{run.folder}. Lower train.lr (now {run.cfg.train.lr:g}), and begin in another --workdir."
-        )
-
-
-def _save_checkpoint(run: Run, state: TrainState) -> None:
-    _require_finite_weights(run, state)
-    if run.runtime.is_main:
-        saved = {"provenance": run.provenance} | state.to_dict()
-        checkpoints.save(run.folder, state.step, saved, run.cfg.train.keep, run.copies)
-
-
-def _save_student(run: Run, state: TrainState) -> None:
-    meta = {"provenance": run.provenance, "versions": provenance.versions(), "run": run.name}
-    meta["history"] = state.history.to_dict()["valid"][-1]
-    student.save(state.ema, run.out, meta)
-
-
-def _back_up(run: Run) -> None:
-    """Copy the student, its curve and its pictures to Drive, where it is given and does not have them yet."""
-    if not run.copies:
-        return
-    for path in (run.out, *(run.folder / name for name in TRAINING_FILES)):
-        if path.is_file():
-            run.copies.copy(path)
 
 
 @contextmanager

@@ -305,7 +305,7 @@ def test_what_a_step_sees_depends_on_seed_and_step_alone():
 
 def test_schedules():
     cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
-    rates = [train.learning_rate(cfg.train, s) for s in range(100)]
+    rates = [optimizers.learning_rate(cfg.train, s) for s in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
     assert losses.original_weight(cfg, 0) == 0.2 and abs(losses.original_weight(cfg, 99) - 1) < 1e-9
 

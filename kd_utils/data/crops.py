@@ -208,12 +208,12 @@ class BatchPlan:
 class Crops:
     """The crops of one split with their labels, memory-mapped, addressed by one running number.
 
-    Every shard is verified by its checksum once, when it is opened: a flipped bit would teach without a word.
+    Every shard is verified by its checksum once, when it is opened: a flipped bit would silently spoil the training.
     """
 
     def __init__(self, work: Workdir, index: CropIndex, split: str):
         self.shards = []
-        self.starts = [0]  # the number of each shard's first crop, and at last of all crops
+        self.starts = [0]  # the number of each shard's first crop; the last entry is the total
         for shard in index.of_split(split):
             crops = load_shard(work, shard)
             labels, _ = files.load_arrays(work.labels / shard.file, verify=True)

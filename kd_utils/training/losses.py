@@ -21,7 +21,7 @@ from kd_utils.models.vgg import LAYERS, VGGFeatures
 def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures | None, step: int) -> Tensor:
     """The training loss of a batch, a scalar: `pred` is the student's (N, 3, H, W), `batch` holds float tensors.
 
-    A border of `loss.margin` (times 4 pixels) is left out. It is 0 by default: the student sees the same zero padding
+    `loss.margin` leaves out 4 pixels a unit on each side. It is 0 by default: the student sees the same zero padding
     as the teacher did, and has to learn what the teacher does at a photo's edge (docs/LOG.md).
     """
     weights = cfg.loss
@@ -95,7 +95,7 @@ def fft_l1(a: Tensor, b: Tensor) -> Tensor:
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the differences between neighbouring pixels, down and across; a scalar.
 
-    It asks for edges as steep as the label's, and it is against screens, which are differences that the label lacks.
+    It asks for edges as steep as the label's, and penalises grid artefacts, which are differences that the label lacks.
     """
     d = _full(a - b)
     return d.diff(dim=-2).abs().mean() + d.diff(dim=-1).abs().mean()
@@ -120,8 +120,8 @@ def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, position
     """One square of `side` pixels from every 1/`fraction`-th sample of a batch: two (K, C, side, side) tensors.
 
     K = max(1, round(fraction N)). The samples are evenly spaced in the batch (which is drawn at random anyway).
-    `positions`, (N, 2) in [0, 1), places each sample's square. Processes that hold contiguous parts of a global batch
-    pass their rows of its positions, and take the very crops that one process would.
+    `positions`, (N, 2) in [0, 1), places each sample's square. Each process passes the positions of its part of the
+    batch, and takes the very squares that one process would.
     """
     n, _, height, width = pred.shape
     room = height - side, width - side

@@ -1,11 +1,14 @@
-"""The optimisers: Adam, and SOAP for training that must be short (docs/LOG.md has the trials)."""
+"""The optimisers and the learning rate: Adam, and SOAP for training that must be short (docs/LOG.md has the trials)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kd_utils.config import TrainConfig
 
 
 class SOAP(torch.optim.Optimizer):
@@ -96,3 +99,12 @@ def load_optimizer_state(opt: torch.optim.Optimizer, state: dict[str, Any]) -> N
     for saved, here in zip(state["param_groups"], opt.param_groups, strict=True):
         saved |= {k: here[k] for k in ("fused",) if k in here}
     opt.load_state_dict(state)
+
+
+def learning_rate(settings: TrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine from `lr` to `lr_end`."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    cosine = (1 + math.cos(math.pi * min(1, done))) / 2
+    return settings.lr_end + (settings.lr - settings.lr_end) * cosine

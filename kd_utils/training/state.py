@@ -63,7 +63,7 @@ class TrainState:
         self.ema.load_state_dict(saved["ema"])
 
         optimizers.load_optimizer_state(self.optimizer, saved["opt"])
-        if saved["scaler"]:  # it is empty from a device that needs none
+        if saved["scaler"]:  # it is empty where a device without a scaler wrote it
             self.scaler.load_state_dict(saved["scaler"])
         if self.critic:
             self.critic.load_state_dict(saved["critic"])
