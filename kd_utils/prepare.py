@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +154,25 @@ def _make_shards(cfg: Config, work: Workdir, key: str, jobs: list[Job]) -> None:
     """Make the files of `jobs`, several at a time; each is written as soon as it is made."""
     workers = cfg.workers or min(4, os.cpu_count() or 1)
     bar = tqdm(total=len(jobs), desc="crops", unit="shard", disable=devices.process_rank() > 0 or not jobs)
+
+    def write(job: Job, made: Future) -> None:
+        arrays, meta = made.result()
+        files.save_arrays(work.crops / job.file, arrays, {"key": key} | meta)
+        bar.update()
+
+    # few shards are ahead of the one that is written, so that memory is bounded and an error ends the step soon
+    ahead: deque[tuple[Job, Future]] = deque()
     with bar, _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
-        made = pool.map(lambda job: _make_shard(cfg, job), jobs)
-        for job, (arrays, meta) in zip(jobs, made):
-            files.save_arrays(work.crops / job.file, arrays, {"key": key} | meta)
-            bar.update()
+        try:
+            for job in jobs:
+                ahead.append((job, pool.submit(_make_shard, cfg, job)))
+                if len(ahead) > 2 * workers:
+                    write(*ahead.popleft())
+            while ahead:
+                write(*ahead.popleft())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _make_shard(cfg: Config, job: Job) -> tuple[Arrays, dict[str, Any]]:
