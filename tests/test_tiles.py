@@ -216,5 +216,5 @@ def test_an_output_that_is_not_finite_is_refused():
         return F.interpolate(x, scale_factor=4) * torch.nan
 
     pixels = np.zeros((8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match="output is not finite on cpu: use another --device"):
+    with pytest.raises(ValueError, match="output is not finite on cpu: its file is damaged"):
         tiling.to_canvas(broken, tiling.measure_receptive_field(student.build("8x1")), pixels)
