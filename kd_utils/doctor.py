@@ -59,7 +59,9 @@ def requirements() -> list[Requirement]:
 def how_to_install(names: list[str]) -> str:
     """The command that installs these packages here."""
     activate = ROOT / ".venv" / "bin" / "activate"
-    if activate.is_file() and Path(sys.prefix).resolve() != activate.parents[1].resolve():
+    # without the module site sys.prefix is the base Python's, and only the program's place tells
+    running_in = (Path(sys.prefix), Path(sys.executable).parents[1])
+    if activate.is_file() and not any(place.is_relative_to(ROOT) for place in running_in):
         return f"source {activate} (the environment that make has made is not active)"
     if (ROOT / "requirements.txt").is_file():
         return f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"

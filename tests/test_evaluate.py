@@ -23,6 +23,7 @@ from kd_utils.models import student
 from kd_utils.models.vgg import load_vgg
 
 TINY = (
+    "degrade.profile=light "
     "data.crop=64 data.crops_per_photo=2 data.valid_crops_per_photo=2 data.valid_count=1 data.test_count=2 "
     "data.test_side=96 eval.panels=1 eval.time_side=16 eval.time_repeats=1"
 )
