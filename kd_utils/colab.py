@@ -19,10 +19,10 @@ from kd_utils.common import packages
 from kd_utils.common.errors import ColabError, UsageError
 from kd_utils.config import ROOT, Config, make
 from kd_utils.overrides import unknown_key
+from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
-STUDENTS = (Path("student_model.pth"), Path("train", "no_teacher", "student_model.pth"))
 
 # The names in a notebook's form and the fields they set; an empty one means what the preset says.
 FORM = {"photos": "data.photos", "teacher": "teacher", "size": "student.size", "steps": "train.steps"}
@@ -170,7 +170,7 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
     if "steps" in form:
         said += [f"student {cfg.student.size} x{cfg.scale}", f"{cfg.train.steps} steps of {cfg.train.batch}"]
     print(" · ".join(said))
-    print(f"Everything is written to {cfg.path().resolve()}.")
+    print(f"Everything is written to {Workdir.of(cfg).root.resolve()}.")
 
     _say_what_it_takes(cfg, form)
     if cfg.drive:
@@ -215,15 +215,15 @@ def _pixels_trained_on(cfg: Config) -> int:
 def _restore(cfg: Config) -> None:
     from kd_utils.common import files
     from kd_utils.training.validation import TRAINING_FILES
-    from kd_utils.workdir import BASELINE
 
-    curves = [Path("train", run, name) for run in ("student", BASELINE) for name in TRAINING_FILES]
-    for name in [*STUDENTS, *curves]:
-        kept = Path(cfg.drive).expanduser() / name
-        if kept.is_file() and not cfg.path(name).is_file():
-            if name in STUDENTS:
-                print(f"{name} comes from {kept}")
-            files.write_bytes(cfg.path(name), kept.read_bytes())
+    work = Workdir.of(cfg)
+    for run in (STUDENT, BASELINE):
+        for path in (work.student(run), *(work.training(run) / name for name in TRAINING_FILES)):
+            kept = work.on_drive(path)
+            if kept and kept.is_file() and not path.is_file():
+                if path == work.student(run):
+                    print(f"{path.relative_to(work.root)} comes from {kept}")
+                files.write_bytes(path, kept.read_bytes())
 
 
 def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
@@ -234,7 +234,7 @@ def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
     """
     from kd_utils.models import student
 
-    own = cfg.path("student_model.pth")
+    own = Workdir.of(cfg).student()
     made = student.load(own).scale if own.is_file() else 0
     scale = scale or made or cfg.scale
     if made == scale or (made, scale) == (4, 2):
@@ -281,7 +281,7 @@ def chosen_photos(cfg: Config, photo: str, picked: Any) -> list[Path]:
 
     sent = uploaded(picked)
     if sent:
-        return [files.write_bytes(cfg.path("uploads", Path(name).name), data) for name, data in sent.items()]
+        return [files.write_bytes(Workdir.of(cfg).uploads / Path(name).name, data) for name, data in sent.items()]
     if photo:
         return [Path(absolute(photo))]
 

@@ -128,7 +128,7 @@ def _score_photos(
 
             if len(shown) < cfg.eval.panels:
                 images = {"input": pair.lr} | images | {"original": pair.hr}
-                folder = Workdir.of(cfg).eval / "panels"
+                folder = Workdir.of(cfg).panels
                 shown.append(panels.draw(pair.name, images, scores, folder, len(shown), cfg.degrade.profile))
     return per_photo, shown
 
@@ -273,7 +273,7 @@ def _label_photos(cfg: Config, teacher: Teacher, pairs: list[PhotoPair], device:
 
 def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel]) -> Evaluated:
     work = Workdir.of(cfg)
-    for stray in set((work.eval / "panels").glob("*.png")) - {s.panel for s in shown}:
+    for stray in set(work.panels.glob("*.png")) - {s.panel for s in shown}:
         stray.unlink()  # of an evaluation with more panels
     files.sweep(work.eval)
 

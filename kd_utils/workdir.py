@@ -9,6 +9,7 @@ The layout is the same on a disk, in Colab and on Google Drive:
     student_model.pth   the student
     eval/               step 4: metrics.json, report.html, panels/
     runs/               the executed notebooks
+    uploads/, export/   what notebook 05 was given, and students in other formats
 """
 
 from __future__ import annotations
@@ -76,6 +77,18 @@ class Workdir:
     @property
     def report(self) -> Path:
         return self.eval / "report.html"
+
+    @property
+    def panels(self) -> Path:
+        return self.eval / "panels"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "export"
 
     @property
     def runs(self) -> Path:

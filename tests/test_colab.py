@@ -73,11 +73,12 @@ def test_students_kept_on_drive_come_back(ran, tmp_path, capsys):
     (drive / "train" / "no_teacher").mkdir(parents=True)
     (drive / "train" / "student").mkdir()
     curves = [Path("train", run, name) for run in ("student", "no_teacher") for name in TRAINING_FILES]
-    for name in [*colab.STUDENTS, *curves]:
+    students = [Path("student_model.pth"), Path("train", "no_teacher", "student_model.pth")]
+    for name in [*students, *curves]:
         shutil.copy(ran.workdir / name, drive / name)
     cfg = colab.configure("quick", "train.lr=3e-4", str(tmp_path / "w"), drive, steps=0, teacher="", size="m")
     assert (cfg.train.steps, cfg.teacher, cfg.student.size) == (PRESETS["quick"]["train.steps"], "anime_6B", "m")
-    for name in [*colab.STUDENTS, *curves]:
+    for name in [*students, *curves]:
         assert cfg.path(name).read_bytes() == (ran.workdir / name).read_bytes()
     assert "student m x4" in capsys.readouterr().out
 
