@@ -93,8 +93,9 @@ def main(args: argparse.Namespace) -> int:
     """Print all one asks first when something does not work; 1 where something needed is missing or damaged."""
     if args.workdir:
         return check_workdir(Path(args.workdir), Path(args.drive) if args.drive else None, args.json)
-    lacking = [r for r in missing(requirements()) if r.name not in OPTIONAL]
-    findings = [*_python(), _missing(lacking), *_packages()]
+    absent = [r for r in missing(requirements()) if r.name not in OPTIONAL]
+    lacking = [r for r in absent if not r.extra]  # what an extra would bring need not be there
+    findings = [*_python(), _missing(lacking), *_extras(absent), *_packages()]
     try:
         findings += [*_device(), _official(), *_downloads()]
     except (ImportError, OSError) as e:
@@ -145,6 +146,14 @@ def _missing(lacking: list[Requirement]) -> Finding:
         return Finding("missing", "nothing")
     names = [str(r) for r in lacking]
     return Finding("missing", f"{', '.join(names)}: {how_to_install(names)}")
+
+
+def _extras(absent: list[Requirement]) -> list[Finding]:
+    """What is not installed of the package's extras; nothing in a clone, which asks for all of them."""
+    extras = sorted({r.extra for r in absent if r.extra})
+    if not extras:
+        return []
+    return [Finding("extras not here", f"{', '.join(extras)}: pip install '{PROJECT}[{','.join(extras)}]'")]
 
 
 def _packages() -> list[Finding]:
