@@ -72,7 +72,8 @@ def _label_shards(
         total=crops, unit="crop", desc=f"labels by {teacher.ref.name}", disable=not (runtime.is_main and todo)
     ) as bar:
         for shard in todo:
-            _label_shard(cfg, work, teacher, runtime, shard, want, bar)
+            labels = _label_shard(cfg, work, teacher, runtime, shard, bar)
+            files.save_arrays(work.labels / shard.file, {"label": labels}, label_meta(want, shard))
 
     if runtime.is_main:
         files.delete_stale_shards(work.labels, {shard.file for shard in index.shards})
@@ -100,16 +101,15 @@ def missing_labels(work: Workdir, shards: list[Shard], want: Provenance, quiet: 
     return [s for s in bar if not files.is_made(work.labels / s.file, **label_meta(want, s))]
 
 
-def _label_shard(
-    cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime, shard: Shard, want: Provenance, bar: tqdm
-) -> None:
+def _label_shard(cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime, shard: Shard, bar: tqdm) -> np.ndarray:
+    """The labels of a shard of crops, uint8 (n, H, W, 3)."""
     lr = load_shard(work, shard)["lr"]
     labels = []
     for start in range(0, len(lr), cfg.label.batch):
         batch = lr[start : start + cfg.label.batch]
         labels.append(_label_batch(cfg, teacher, runtime, batch))
         bar.update(len(batch))
-    files.save_arrays(work.labels / shard.file, {"label": np.concatenate(labels)}, label_meta(want, shard))
+    return np.concatenate(labels)
 
 
 def _label_batch(cfg: Config, teacher: Teacher, runtime: Runtime, lr: np.ndarray) -> np.ndarray:
