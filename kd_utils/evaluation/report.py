@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from kd_utils.common import sources
 from kd_utils.common.names import display_name
 from kd_utils.evaluation import figures, tables, viewer
 from kd_utils.evaluation.scores import ROWS, Evaluation, Timing, known
@@ -205,10 +206,14 @@ def limitations(e: Evaluation) -> list[str]:
 def protocol(e: Evaluation) -> list[tuple[str, str]]:
     """How the scores were taken and what made them: names and texts."""
     p, teacher = e.protocol, e.teacher
-    stand_in = ", a stand-in: see above" if teacher.stand_in else ""
+    remark = ""
+    if teacher.stand_in:
+        remark = ", a stand-in: see above"
+    elif sources.is_official(teacher.name, teacher.sha256) is False:
+        remark = ", the weights of the package index, rounded to half precision"
     train, valid = p.photos_trained_on.get("train", 0), p.photos_trained_on.get("valid", 0)
     rows = [
-        ("Teacher", f"{teacher.name} (sha256 {teacher.sha256[:12]}…){stand_in}"),
+        ("Teacher", f"{teacher.name} (sha256 {teacher.sha256[:12]}…){remark}"),
         ("Test photos", f"{len(p.photos)}: {_some(p.photos)}"),
         ("Never seen in training", "the test photos"),
         ("Trained on", f"{train} photos, and {valid} for validation; no photo is in two parts"),
