@@ -197,3 +197,13 @@ def test_models_that_ship_go_by_family_and_size():
     assert made["teacher"] == "anime_6B" and made["teacher_sha256"] == sources.ROUNDED["anime_6B"][1].sha256
     with pytest.raises(ConfigError, match="no student_x4_anime_l.pth among the students that ship"):
         student.find_student("anime-l")
+
+
+def test_a_flipped_bit_in_a_name_is_found_too(tmp_path):
+    path = student.save(student.Student(8, 2), tmp_path / "s.pth", {"run": "student"})
+    data = path.read_bytes()
+    for name in (b"meta", b"sha256"):
+        at = data.index(name)
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(CheckpointError, match="s.pth cannot be loaded safely .* it is damaged"):
+            student.load(path)
