@@ -4,7 +4,8 @@
         data.test_photos=TEST teacher=realesr-general-x4v3.pth
 
 Prepares, labels and trains by the recipe (each goes on where it was), then writes beside the recipe the fused student,
-NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole learning curve) and NAME.curve.png.
+NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole learning curve), NAME.curve.png, and its
+card as NAME.md and NAME.card.json (benchmarks/cards.py), with the words of the recipe's table [card].
 Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another run.
 
 A recipe may begin with another one's student: `before = "before/student_x4_l.toml"`, a path beside it. That one is then
@@ -21,6 +22,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cards
 from kd_utils import label, prepare, train
 from kd_utils.__main__ import read_recipe
 from kd_utils.common import devices, files
@@ -59,6 +61,7 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
     trained = train.train(cfg)
     if devices.process_rank() == 0:
         write(cfg, trained, to, before)
+        cards.write_cards(to.with_suffix(".pth"), recipe)
     return to.with_suffix(".pth")
 
 

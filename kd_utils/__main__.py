@@ -179,7 +179,7 @@ def _settings(args: argparse.Namespace) -> tuple[str, str, list[str]]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """A TOML file's settings as dotted keys. Raises ConfigError."""
+    """A TOML file's settings as dotted keys; its table [card] is for benchmarks/cards.py. Raises ConfigError."""
     import tomllib  # new in Python 3.11: `doctor` says so on an older one
 
     try:
@@ -190,6 +190,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path} is not TOML ({e})") from e
 
     recipe = {}
+    tables.pop("card", None)
     for key, value in tables.items():
         if isinstance(value, dict):
             recipe |= {f"{key}.{name}": inner for name, inner in value.items()}

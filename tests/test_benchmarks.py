@@ -1,6 +1,7 @@
 """The tools behind the shipped students, whole, at a tiny size."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import skimage
 import torch
 from PIL import Image
 
-from benchmarks import results, ship, tables, trials
+from benchmarks import cards, results, ship, tables, trials
 from kd_utils.common import files
 from kd_utils.config import ROOT, ConfigError, to_dict
 from kd_utils.evaluation.scores import Scores
@@ -72,6 +73,60 @@ def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, tea
     assert facts["history"]["step"][-1] == 12 and len(facts["history"]["loss"]) == 12
     assert str(shipped.parent) not in text and "torch" in facts["versions"]
     assert Image.open(shipped.with_suffix(".curve.png")).width > 500
+
+
+def check_library_entry(weights):
+    """What OpenModelDB's own check of an entry asks for (its model-props.ts), and that it is of these weights."""
+    entry = json.loads(weights.with_suffix(".card.json").read_text())
+    for key in ("name", "author", "license", "description", "architecture"):
+        assert isinstance(entry[key], str) and entry[key] == entry[key].strip() != "", key
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", entry["date"])
+    assert entry["tags"] and all(re.fullmatch(r"[a-zA-Z0-9]+(-[a-zA-Z0-9]+)*", tag) for tag in entry["tags"])
+    numbers = ("trainingIterations", "trainingBatchSize", "trainingHRSize", "datasetSize", "inputChannels", "scale")
+    assert all(type(entry[key]) is int and entry[key] >= 1 for key in numbers) and entry["trainingOTF"] is False
+
+    net = student.load(weights)
+    assert (entry["scale"], entry["size"]) == (net.scale, [f"{net.feat}nf", f"{net.convs}nc"])
+    assert (entry["architecture"] == "compact") == (net.scale == 4)
+    (resource,) = entry["resources"]
+    assert (resource["platform"], resource["type"]) == ("pytorch", "pth")
+    assert (resource["size"], resource["sha256"]) == (weights.stat().st_size, files.sha256(weights))
+    assert resource["urls"][0].endswith(f"/assets/weights/{weights.name}")
+
+    for image in entry["images"]:
+        low, high = (Image.open(weights.parent / image[key].split("/assets/weights/")[1]) for key in ("LR", "SR"))
+        assert image["type"] == "paired" and high.size == tuple(side * net.scale for side in low.size)
+    assert len(entry["images"]) == 2
+    return entry
+
+
+def test_ship_writes_a_card_for_people_and_for_a_model_library(shipped):
+    weights = shipped.with_suffix(".pth")
+    entry = check_library_entry(weights)
+    assert (entry["name"], entry["size"], entry["trainingIterations"]) == ("KD tiny", ["8nf", "2nc"], 12)
+    text = weights.with_suffix(".md").read_text()
+    for part in (
+        "8 features, 2 inner convolutions",
+        "| loss | L1 to the teacher |",
+        "12 steps of 2 (24 crops seen); SOAP",
+    ):
+        assert part in text
+
+    # a card made anew has the words that came later, and the day of its weights
+    path = cards.card_file(weights)
+    path.write_text(json.dumps(entry | {"date": "2020-01-02"}))
+    words = 'name = "Tiny Words"\ntags = ["photo"]\ntext = "For\\n\\ntests."\n'
+    worded = shipped.with_name("worded.toml")
+    worded.write_text(shipped.read_text() + "[card]\n" + words)
+    cards.write_cards(weights, worded)
+    entry = check_library_entry(weights)
+    assert (entry["name"], entry["tags"], entry["date"]) == ("Tiny Words", ["photo"], "2020-01-02")
+    assert "data/models/4x-Tiny-Words.json" in weights.with_suffix(".md").read_text()
+    assert ship.read(worded, "w", []) == ship.read(shipped, "w", []), "words are no settings"
+
+    worded.write_text(shipped.read_text() + '[card]\nnmae = "x"\n')
+    with pytest.raises(ConfigError, match=r"\[card\] has no nmae: choose among name, summary"):
+        cards.write_cards(weights, worded)
 
 
 def test_the_same_recipe_gives_the_same_losses_and_weights(shipped, teacher, tmp_path):
@@ -204,6 +259,7 @@ def test_every_shipped_student_has_its_recipe_card_and_facts():
         assert facts["student"]["params"] == student.count_parameters(net) and f"{student.count_parameters(net):,}" in (
             path.with_suffix(".md").read_text()
         )
+        check_library_entry(path)
         recipe = to_dict(ship.read(path.with_suffix(".toml"), "w", []))
         for key in recipe.keys() & facts["settings"].keys() - {"train.init", "loss.vgg"}:
             assert recipe[key] == facts["settings"][key], f"{path.stem}: {key}"
