@@ -287,9 +287,10 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel]) -> Evalu
         shown,
     )
     with copies(work.root, work.drive) as drive:
-        for path in (out.metrics, out.report) if drive else ():
-            # a new name for new content: Drive loses files that are rewritten
-            drive.copy(path, f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}")
+        if drive:
+            for path in (out.metrics, out.report):
+                # a new name for new content: Drive loses files that are rewritten
+                drive.copy(path, f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}")
     return out
 
 

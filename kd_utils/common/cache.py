@@ -173,5 +173,5 @@ def _take(known: KnownFile, place: str, part: Path, patient: bool) -> None:
 
 def disk_error(file: str, folder: Path, e: OSError) -> SourceError:
     if e.errno in NO_ROOM:
-        return SourceError(_no_room(file, folder, e.strerror))
+        return SourceError(_no_room(file, folder, e.strerror or type(e).__name__))
     return SourceError(_unwritable(folder, e))

@@ -210,7 +210,7 @@ def load_arrays(path: str | Path, verify: bool = False) -> tuple[dict[str, np.nd
     raw = np.empty(0, np.uint8)
     if path.stat().st_size > header.start:  # an empty file cannot be mapped
         raw = np.memmap(path, np.uint8, "r", offset=header.start)
-    if verify and hashlib.sha256(raw).hexdigest() != header.sha256:
+    if verify and hashlib.sha256(raw.data).hexdigest() != header.sha256:
         raise StoreError(f"shard {path} is damaged (its checksum differs): delete it and run its step again")
 
     arrays = {name: raw[place].reshape(shape) for name, (place, shape) in header.arrays.items()}

@@ -254,7 +254,8 @@ def apply(step: Step, x: torch.Tensor) -> torch.Tensor:
 
     # OpenCV's JPEG: the same bytes as Pillow's and torchvision's (4:2:0), the fastest, and torchvision's is deprecated.
     _, data = cv2.imencode(".jpg", to_uint8(x)[0, ..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, step.quality])
-    return to_tensor(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)[None])
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return to_tensor(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)[None])
 
 
 def _blur(x: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:

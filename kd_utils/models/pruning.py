@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from kd_utils.common.errors import StudentError
-from kd_utils.models.student import Student
+from kd_utils.models.student import Convolution, Student
 
 TAPS = 9  # of a 3x3 kernel
 
@@ -59,17 +59,19 @@ def prune(big: Student, feat: int, convs: int, lr: Tensor) -> Student:
 class _Computed:
     """A teacher's layers, and what each of its convolutions gives for the crops of the fit."""
 
-    layers: nn.Sequential
+    convolutions: list[Convolution]
+    activations: list[nn.PReLU]
     before: list[Tensor]  # in front of the PReLU, (N, C, h, w) each
 
     def after(self, k: int) -> Tensor:
         """What the convolution after `k` sees: behind the PReLU."""
-        return self.layers[2 * k + 1](self.before[k])
+        return self.activations[k](self.before[k])
 
 
 def _compute(big: Student, lr: Tensor) -> _Computed:
-    seen = _Computed(big.layers, [big.layers[0](lr)])
-    for k, conv in enumerate(big.layers[2::2]):
+    first, *others = big.convolutions
+    seen = _Computed(big.convolutions, big.activations, [first(lr)])
+    for k, conv in enumerate(others):
         seen.before.append(conv(seen.after(k)))
     return seen
 
@@ -108,18 +110,17 @@ def _fit_kernels(
     x = lr
     for n, k in enumerate(kept):
         if n == 0:
-            first = seen.layers[0]
+            first = seen.convolutions[0]
             weight, bias = first.weight[rows[0]], first.bias[rows[0]]
         else:
             weight, bias = _fit(x, seen.before[k][:, rows[k]])
-        conv = net.layers[2 * n]
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)
+        conv = net.convolutions[n]
+        conv.load_state_dict({"weight": weight, "bias": bias})
         x = conv(x)
 
         if k != kept[-1]:
-            act = net.layers[2 * n + 1]
-            act.weight.copy_(seen.layers[2 * k + 1].weight[rows[k]])
+            act = net.activations[n]
+            act.load_state_dict({"weight": seen.activations[k].weight[rows[k]]})
             x = act(x)
         tick()
 

@@ -28,12 +28,21 @@ UP = 4  # the body always runs on the output/4 grid
 DEFAULT_SIZE = {4: "m", 2: "m", 1: "s"}  # by scale, of the students that ship
 
 
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution that keeps the size, with a bias."""
+
+    bias: Tensor  # pyright: ignore (torch says that it may be None)
+
+    def __init__(self, cin: int, cout: int):
+        super().__init__(cin, cout, 3, padding=1)
+
+
 class CollapsibleConv(nn.Module):
     """A 3x3 convolution whose kernel is composed of several while training; `kernel()` is the plain one."""
 
     def __init__(self, cin: int, cout: int, expand: int):
         super().__init__()
-        plain = nn.Conv2d(cin, cout, 3, padding=1)
+        plain = Convolution(cin, cout)
         self.weight, self.bias = plain.weight, plain.bias
         self.identity = cin == cout
 
@@ -88,15 +97,25 @@ class Student(nn.Module):
         self.trunk = "body" if scale == 4 else f"x{scale}_body"
         self.add_module(self.trunk, nn.Sequential(*layers))
 
-    def _conv(self, cin: int, cout: int) -> nn.Conv2d | CollapsibleConv:
+    def _conv(self, cin: int, cout: int) -> Convolution | CollapsibleConv:
         if self.expand:
             return CollapsibleConv(cin, cout, self.expand)
-        return nn.Conv2d(cin, cout, 3, padding=1)
+        return Convolution(cin, cout)
 
     @property
     def layers(self) -> nn.Sequential:
         """Convolutions at even places, the PReLU of each but the last one behind it."""
         return getattr(self, self.trunk)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """First to last; those of the training form are `CollapsibleConv`."""
+        return list(self.layers[::2])  # pyright: ignore (a Sequential does not say what is in it)
+
+    @property
+    def activations(self) -> list[nn.PReLU]:
+        """First to last: one fewer than convolutions."""
+        return list(self.layers[1::2])  # pyright: ignore
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.pixel_unshuffle(x, self.down) if self.down > 1 else x  # (N, 3 d^2, h/d, w/d)
@@ -109,7 +128,7 @@ class Student(nn.Module):
 
 
 @torch.no_grad()
-def _start_near_identity(conv: nn.Conv2d) -> None:
+def _start_near_identity(conv: Convolution | CollapsibleConv) -> None:
     """Set a convolution to the identity and a little noise: from torch's own start size m learnt nothing."""
     nn.init.dirac_(conv.weight)
     fan_in = conv.weight[0].numel()
@@ -247,12 +266,14 @@ def widen(plain: Student, expand: int) -> Student:
     """The training form of a plain student, computing the same: training goes on from a shipped file."""
     net = Student(plain.feat, plain.convs, plain.scale, expand)
 
-    for new, old in zip(net.layers, plain.layers, strict=True):
+    for new, old in zip(net.convolutions, plain.convolutions, strict=True):
         if isinstance(new, CollapsibleConv):
             new.weight += old.weight - new.kernel()
             new.bias.copy_(old.bias)
         else:
             new.load_state_dict(old.state_dict())
+    for new, old in zip(net.activations, plain.activations, strict=True):
+        new.load_state_dict(old.state_dict())
     return net
 
 
@@ -265,20 +286,20 @@ def grow(small: Student, feat: int, convs: int) -> Student:
     if feat < small.feat or convs < small.convs:
         raise StudentError(f"{small.feat}x{small.convs} cannot grow to {feat}x{convs}: neither number may be smaller")
     net = Student(feat, convs, small.scale)
-    new, old = net.layers, small.layers
+    new, old = net.convolutions, small.convolutions
 
     _grow_channels(new[0], old[0])
     _grow_channels(new[-1], old[-1])
-    new[1].weight[: small.feat] = old[1].weight
+    net.activations[0].weight[: small.feat] = small.activations[0].weight
 
     # which of the new inner layers take over the old ones
     kept = [round((k + 0.5) * convs / small.convs - 0.5) for k in range(small.convs)]
     for k in range(convs):
-        conv, act = new[2 + 2 * k], new[3 + 2 * k]
+        conv, act = new[1 + k], net.activations[1 + k]
         if k in kept:
-            source = 2 + 2 * kept.index(k)
+            source = 1 + kept.index(k)
             _grow_channels(conv, old[source])
-            act.weight[: small.feat] = old[source + 1].weight
+            act.weight[: small.feat] = small.activations[source].weight
         else:
             nn.init.dirac_(conv.weight)
             conv.bias.zero_()
@@ -286,7 +307,7 @@ def grow(small: Student, feat: int, convs: int) -> Student:
     return net
 
 
-def _grow_channels(large: nn.Conv2d, small: nn.Conv2d) -> None:
+def _grow_channels(large: Convolution, small: Convolution) -> None:
     """Put `small` into the first channels of `large`, which do not listen to the new channels."""
     cout, cin = small.weight.shape[:2]
     large.weight[:cout, cin:] = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def teacher_target(net: nn.Module, lr: Tensor, scale: int, input_scale: float = 1.0) -> Tensor:
+def teacher_target(net: Callable[[Tensor], Tensor], lr: Tensor, scale: int, input_scale: float = 1.0) -> Tensor:
     """What the student is to reproduce: (N, 3, h, w) in [0, 1] -> (N, 3, h*scale, w*scale) in [0, 1].
 
     `net` is a teacher's network. At scale 4 the target is its output, and below that its output resized down
@@ -214,7 +215,7 @@ def official() -> tuple[types.ModuleType, types.ModuleType]:
         from torchvision.transforms import functional
 
         bridge = types.ModuleType(name)
-        bridge.rgb_to_grayscale = functional.rgb_to_grayscale
+        bridge.__dict__["rgb_to_grayscale"] = functional.rgb_to_grayscale
         sys.modules[name] = bridge
 
     with warnings.catch_warnings():

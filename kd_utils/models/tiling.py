@@ -84,8 +84,9 @@ def _is_convolution(layer: nn.Module) -> bool:
 def _reach_on_its_grid(layer: nn.Module) -> int:
     if getattr(layer, "stride", (1,)) not in ((1,), (1, 1), 1):
         raise UnknownReceptiveField(f"a strided {type(layer).__name__} is in it")
-    dilation = getattr(layer, "dilation", (1, 1))
-    return max(k // 2 * d for k, d in zip(layer.weight.shape[2:], dilation, strict=True))
+    weight = layer.get_parameter("weight")
+    dilation: tuple[int, int] = getattr(layer, "dilation", (1, 1))
+    return max(k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True))
 
 
 def choose_tile(reach: ReceptiveField, overlap: int, device: torch.device) -> int:
@@ -256,7 +257,7 @@ def run(net: nn.Module, image: Tensor, tile: int | None = None, overlap: int | N
     def write(y: int, x: int, part: Tensor) -> None:
         out[..., y : y + part.shape[2], x : x + part.shape[3]] = part
 
-    process_tiles(net, reach, tuple(image.shape[2:]), read, write, _tile_size(reach, tile, overlap, where.device))
+    process_tiles(net, reach, (h, w), read, write, _tile_size(reach, tile, overlap, where.device))
     return out
 
 

@@ -30,6 +30,9 @@ class VGGFeatures(nn.Module):
     deviation on a fixed picture: weights of other origin compute the same features a thousand times larger.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, features: nn.Sequential, name: str) -> None:
         super().__init__()
         self.name = name
@@ -43,10 +46,10 @@ class VGGFeatures(nn.Module):
         self.requires_grad_(False).eval()
 
         with torch.no_grad():
-            seen = self(_reference())
+            seen: dict[str, Tensor] = self(_reference())
         self.size = {}
-        for layer, features in seen.items():
-            deviation = features - features.mean((0, 2, 3), keepdim=True)
+        for layer, of_layer in seen.items():
+            deviation = of_layer - of_layer.mean((0, 2, 3), keepdim=True)
             self.size[layer] = deviation.abs().mean().item()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

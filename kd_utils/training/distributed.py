@@ -39,8 +39,9 @@ def average_gradients(net: nn.Module, runtime: Runtime) -> None:
     if runtime.world == 1:
         return
     for p in net.parameters():
-        torch.distributed.all_reduce(p.grad)
-        p.grad /= runtime.world
+        if p.grad is not None:
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= runtime.world
 
 
 def require_same_resume_step(runtime: Runtime, folder: Path, first: int | str) -> None:

@@ -44,6 +44,7 @@ def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures 
     # the perceptual terms look at a part of the batch, so that they cost no more than the student's own step
     for weight, target in ((weights.perceptual, label), (weights.perceptual_gt, original)):
         if weight:
+            assert vgg is not None
             seen = sub_crops(pred, target, weights.crop, weights.fraction, batch.positions)
             loss = loss + weight * perceptual(*seen, vgg)
     return loss
@@ -112,8 +113,11 @@ def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
     with torch.no_grad():
         wanted = vgg(target)
     got = vgg(pred)
-    weights = {layer: LAYERS[layer][1] / vgg.size[layer] for layer in wanted}
-    return sum(weight * F.l1_loss(_full(got[layer]), _full(wanted[layer])) for layer, weight in weights.items())
+    total = pred.new_zeros(())
+    for layer in wanted:
+        weight = LAYERS[layer][1] / vgg.size[layer]
+        total = total + weight * F.l1_loss(_full(got[layer]), _full(wanted[layer]))
+    return total
 
 
 def sub_crops(pred: Tensor, target: Tensor, side: int, fraction: float, positions: np.ndarray) -> tuple[Tensor, Tensor]:

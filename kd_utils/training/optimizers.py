@@ -31,10 +31,10 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, p.grad, group)
 
-    def _update(self, p: Tensor, group: dict) -> None:
-        grad = p.grad.flatten(1) if p.dim() > 1 else p.grad
+    def _update(self, p: Tensor, gradient: Tensor, group: dict) -> None:
+        grad = gradient.flatten(1) if p.dim() > 1 else gradient
         state, (b1, b2) = self.state[p], group["betas"]
         is_matrix = p.dim() > 1
         if not state:
@@ -83,7 +83,7 @@ def _eigenvectors(matrix: Tensor) -> Tensor:
     """
     try:
         return torch.linalg.eigh(matrix).eigenvectors
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # LinAlgError is one
         return torch.linalg.eigh(matrix.double()).eigenvectors.to(matrix.dtype)
 
 
@@ -91,7 +91,7 @@ def make_optimizer(name: str, params, lr: float, betas: list[float], fused: bool
     """`name`: "adam", or "soap" (its betas are its own: .95 for both moments, as its authors advise)."""
     if name == "soap":
         return SOAP(params, lr)
-    return torch.optim.Adam(params, lr, tuple(betas), fused=fused)
+    return torch.optim.Adam(params, lr, (betas[0], betas[1]), fused=fused)
 
 
 def load_optimizer_state(opt: torch.optim.Optimizer, state: dict[str, Any]) -> None:
