@@ -173,6 +173,7 @@ class Config:
     workers: int = setting(0, at_least(0), at_most(1024))  # data loading threads; 0: by the number of cores
     # a folder that outlives this machine (Google Drive): checkpoints and the student are copied
     drive: str = setting("", is_path)
+    drive_data: bool = False  # keep crops and labels there as well, in a few large files, for the next machine
     data: DataConfig = field(default_factory=DataConfig)
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
     label: LabelConfig = field(default_factory=LabelConfig)

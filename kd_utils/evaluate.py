@@ -45,7 +45,14 @@ from kd_utils.training.drive import copies
 from kd_utils.training.initialization import resolve_init
 from kd_utils.workdir import BASELINE, STUDENT, Workdir
 
-NOT_IN_COMMAND = ("preset", "workdir", "drive", "device", "workers")  # where it runs does not change what is measured
+NOT_IN_COMMAND = (
+    "preset",
+    "workdir",
+    "drive",
+    "drive_data",
+    "device",
+    "workers",
+)  # where it runs does not change what is measured
 
 
 @dataclass

@@ -19,6 +19,8 @@ from kd_utils.data.crops import CropIndex, Shard, load_shard, read_index
 from kd_utils.models import pruning, student
 from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.provenance import Provenance
+from kd_utils.training import drive_data
+from kd_utils.training.drive_data import Kept
 from kd_utils.workdir import Workdir
 
 
@@ -56,9 +58,15 @@ def label(cfg: Config) -> Labelled:
         # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
         if work.label_index.is_file():
             provenance.require_same(work.labels, files.read_json(work.label_index, dict), want)
+        elif drive_data.is_on(cfg) and (kept := drive_data.find(cfg, "labels", files.digest(want))):
+            drive_data.restore(cfg, kept)
         if runtime.is_main:
             _print_teacher_and_warnings(cfg, ref, runtime)
         made = _label_shards(cfg, work, index, teacher, runtime, want)
+
+    if drive_data.is_on(cfg):
+        shards = [work.labels / shard.file for shard in index.shards]
+        drive_data.keep(cfg, Kept("labels", files.digest(want), {}, [], 0), shards)
     return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), made, ref)
 
 

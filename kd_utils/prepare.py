@@ -21,16 +21,15 @@ from tqdm.auto import tqdm
 
 from kd_utils import provenance
 from kd_utils.common import devices, files, locks
-from kd_utils.common.errors import DataError, ImageError, StoreError
-from kd_utils.config import Config, DataConfig
-from kd_utils.data.crops import CropIndex, PhotoPair, Shard
-from kd_utils.data.degradations import degrade
+from kd_utils.common.errors import DataError, StoreError
+from kd_utils.config import Config
+from kd_utils.data.crops import CropIndex, Shard
+from kd_utils.data.cutting import cut_crops, degrade_photo
 from kd_utils.data.photos import PhotoFile, split_photos
-from kd_utils.imaging.colors import luma
+from kd_utils.training import drive_data
+from kd_utils.training.drive_data import Kept
 from kd_utils.workdir import Workdir
 
-CONTEXT = 32  # HR pixels degraded around a crop and cut away again, so that blurs see the photo and not a border
-DRAWS = 4  # positions tried for each crop wanted
 SHARD = 256  # crops in a shard, about
 
 Arrays = dict[str, np.ndarray]
@@ -64,6 +63,8 @@ def prepare(cfg: Config) -> Prepared:
     while another process makes such crops there.
     """
     work = Workdir.of(cfg)
+    if made := _all_from_drive(cfg, work):
+        return made
     splits = split_photos(cfg)
 
     # the provenance of these crops, and the refusal of others that lie here already
@@ -75,7 +76,41 @@ def prepare(cfg: Config) -> Prepared:
         before = CropIndex.read(work.crop_index) if work.crop_index.is_file() else None
         if before:
             provenance.require_same(work.crops, before.provenance, want)
-        return _prepare(cfg, work, splits, want, key, before)
+        elif drive_data.is_on(cfg) and (kept := drive_data.find(cfg, "crops", key)):
+            drive_data.restore(cfg, kept)
+        made = _prepare(cfg, work, splits, want, key, before)
+
+    if drive_data.is_on(cfg) and made.crops:
+        index = CropIndex.read(work.crop_index)
+        shards = [work.crops / shard.file for shard in index.shards + index.test]
+        drive_data.keep(cfg, Kept("crops", key, _made_from(cfg), [], 0, files.read_json(work.crop_index)), shards)
+    return made
+
+
+def _made_from(cfg: Config) -> dict[str, Any]:
+    """What these crops are known by before any photo was looked at; empty where the photos are one's own."""
+    if cfg.data.photos not in ("samples", "DIV2K") or cfg.data.test_photos:
+        return {}
+    return {"photos": cfg.data.photos, "settings": provenance.crops_provenance(cfg)}
+
+
+def _all_from_drive(cfg: Config, work: Workdir) -> Prepared | None:
+    """All crops from the copies on Drive, so that their photos need not be downloaded; None where that cannot be."""
+    kept = drive_data.find(cfg, "crops", made_from=_made_from(cfg)) if drive_data.is_on(cfg) else None
+    if not kept:
+        return None
+    with locks.hold(work.crops, kept.key):
+        if not work.crop_index.is_file():
+            if not drive_data.restore(cfg, kept):
+                return None
+            files.write_json(work.crop_index, kept.index)  # last, so that it is there for whole crops only
+        index = CropIndex.read(work.crop_index)
+        if index.key != kept.key or not all(
+            files.is_made(work.crops / shard.file, key=index.key) for shard in index.shards + index.test
+        ):
+            return None
+    photos = {split: len(names) for split, names in index.provenance["photos"].items()}
+    return _summary(work, index, photos, 0)
 
 
 def _prepare(
@@ -101,13 +136,15 @@ def _prepare(
 
     # other processes may have made theirs meanwhile; the last one to end finds all of them
     counts = {split: len(members) for split, members in splits.items()}
-    made = Prepared(work.crops, counts, {}, 0, len(todo))
     left = [job for job in missing if job.file not in mine]
-    if not _missing(work, key, left, quiet=True):
-        index = _write_index(cfg, work, key, want, jobs, made_with)
-        made.crops = {"train": index.count("train"), "valid": index.count("valid"), "test": len(index.test)}
-        made.left_out = sum(shard.refused for shard in index.shards)
-    return made
+    if _missing(work, key, left, quiet=True):
+        return Prepared(work.crops, counts, {}, 0, len(todo))
+    return _summary(work, _write_index(cfg, work, key, want, jobs, made_with), counts, len(todo))
+
+
+def _summary(work: Workdir, index: CropIndex, photos: dict[str, int], made: int) -> Prepared:
+    crops = {"train": index.count("train"), "valid": index.count("valid"), "test": len(index.test)}
+    return Prepared(work.crops, photos, crops, sum(shard.refused for shard in index.shards), made)
 
 
 def _require_same_reader(work: Workdir, made_with: dict[str, str], file: str) -> None:
@@ -236,82 +273,3 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# ---- crops of a photo
-
-
-@dataclass
-class CutCrops:
-    """The crops of one photo."""
-
-    hr: np.ndarray  # uint8 (n, crop, crop, 3)
-    lr: np.ndarray  # uint8 (n, crop/scale, crop/scale, 3)
-    refused: int  # positions that were drawn and left out
-
-
-def cut_crops(photo: PhotoFile, cfg: Config, want: int) -> CutCrops:
-    """Up to `want` crops of one photo; none, with a word, of a photo that is damaged or too small."""
-    side, scale = cfg.data.crop, cfg.scale
-    none = CutCrops(np.empty((0, side, side, 3), np.uint8), np.empty((0, side // scale, side // scale, 3), np.uint8), 0)
-    try:
-        pixels = photo.pixels()
-    except ImageError as e:
-        print(f"LEFT OUT: {e}")  # one bad file among thousands does not stop the step; a bad test photo does
-        return none
-    if min(pixels.shape[:2]) < side:
-        print(f"LEFT OUT: {photo.name} is {pixels.shape[1]}x{pixels.shape[0]}, smaller than data.crop={side}")
-        return none
-
-    # one stream of random numbers for each photo: its corners first, then a seed for each crop
-    rng = np.random.default_rng([cfg.seed, int(photo.sha256[:12], 16)])
-    corners, refused = choose_corners(pixels, side, want, rng, cfg.data)
-    seeds = [int(v) for v in rng.integers(2**62, size=want)]
-
-    hr = np.empty((len(corners), *none.hr.shape[1:]), np.uint8)
-    lr = np.empty((len(corners), *none.lr.shape[1:]), np.uint8)
-    padded = np.pad(pixels, ((CONTEXT, CONTEXT), (CONTEXT, CONTEXT), (0, 0)), "reflect")
-    inner = slice(CONTEXT, CONTEXT + side)
-    inner_lr = slice(CONTEXT // scale, (CONTEXT + side) // scale)
-    for i, (y, x) in enumerate(corners):
-        wide = padded[y : y + side + 2 * CONTEXT, x : x + side + 2 * CONTEXT]
-        hr[i] = wide[inner, inner]
-        lr[i] = degrade(wide[None], [seeds[i]], scale, cfg.degrade.profile)[0, inner_lr, inner_lr]
-    return CutCrops(hr, lr, refused)
-
-
-def choose_corners(
-    photo: np.ndarray, crop: int, want: int, rng: np.random.Generator, limits: DataConfig
-) -> tuple[list[tuple[int, int]], int]:
-    """Up to `want` corners (y, x) of crops that are neither flat nor too dark, and how many were refused.
-
-    Refused: standard deviation of Y below `min_std` or mean of Y below `min_mean`. Y is BT.601's, 16 to 235.
-    """
-    h, w = photo.shape[:2]
-    corners: list[tuple[int, int]] = []
-    refused = 0
-    for _ in range(DRAWS * want):
-        y, x = int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
-        gray = luma(photo[y : y + crop, x : x + crop])
-        if gray.std() < limits.min_std or gray.mean() < limits.min_mean:
-            refused += 1
-            continue
-        corners.append((y, x))
-        if len(corners) == want:
-            break
-    return corners, refused
-
-
-def degrade_photo(photo: PhotoFile, cfg: Config) -> PhotoPair:
-    """A whole test photo (or its centre, `data.test_side`), its sides cut to multiples of 8, and its degraded LR."""
-    whole = photo.pixels()
-    sides = [min(n, cfg.data.test_side or n) // 8 * 8 for n in whole.shape[:2]]
-    if min(sides) < 64:
-        raise DataError(
-            f"test photo {photo.name} is only {whole.shape[1]}x{whole.shape[0]}: it takes 64 pixels a side; take it "
-            f"out of {photo.file.parent}, or name other photos as data.test_photos"
-        )
-    top, left = ((n - side) // 2 for n, side in zip(whole.shape[:2], sides))
-    hr = np.ascontiguousarray(whole[top : top + sides[0], left : left + sides[1]])
-    seed = int(files.digest([cfg.seed, "test", photo.sha256]), 16) >> 2
-    return PhotoPair(photo.name, hr, degrade(hr[None], [seed], cfg.scale, cfg.degrade.profile)[0])

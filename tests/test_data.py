@@ -14,7 +14,7 @@ from kd_utils import prepare
 from kd_utils.common import files
 from kd_utils.common.errors import ImageError
 from kd_utils.config import make
-from kd_utils.data import crops, photos
+from kd_utils.data import crops, cutting, photos
 from kd_utils.data.photos import DataError
 
 SMALL = "data.crop=64 data.crops_per_photo=4 data.valid_crops_per_photo=2 data.test_side=96 loss.crop=16"
@@ -131,12 +131,12 @@ def test_flat_and_dark_crops_are_left_out():
     photo = np.full((256, 256, 3), 128, np.uint8)
     photo[:, 128:] = rng.integers(256, size=(256, 128, 3))
     cfg = make("quick")
-    kept, refused = prepare.choose_corners(photo, 64, 10, np.random.default_rng(1), cfg.data)
+    kept, refused = cutting.choose_corners(photo, 64, 10, np.random.default_rng(1), cfg.data)
     assert len(kept) == 10 and refused > 0 and all(x > 64 for _, x in kept)
     dark = rng.integers(40, size=(256, 256, 3), dtype=np.uint8)  # Y is 16 more than .86 of the mean, 33
     for mean, count in ((32, 10), (34, 0)):
         cfg.data.min_mean = mean
-        assert len(prepare.choose_corners(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
+        assert len(cutting.choose_corners(dark, 64, 10, np.random.default_rng(1), cfg.data)[0]) == count
 
 
 def test_killed_and_called_again_gives_the_same_bytes(tmp_path, folder):
