@@ -68,7 +68,10 @@ docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs
 notebook: $(DEV) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
 
-badges: $(RUN) ## rewrite every Colab badge from REPO_SLUG in kd_utils/config.py
+pictures: $(RUN) ## the README's hero picture and animation, by the student that ships (ARGS="--model anime-m")
+	$(PY) -m benchmarks.pictures $(ARGS)
+
+badges: $(RUN) ## rewrite every Colab badge from REPO_SLUG in kd_utils/config.py, and the lists of models in the notebooks
 	$(PY) -m kd_utils badges
 
 install: $(RUN) ## only install
@@ -132,4 +135,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test coverage test-fast lint torture docs docs-notebooks results notebook badges install venv clean
+.PHONY: help run test coverage test-fast lint torture docs docs-notebooks results notebook pictures badges install venv clean

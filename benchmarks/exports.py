@@ -26,7 +26,7 @@ from torch import Tensor
 from kd_utils.common.tensors import to_tensor
 from kd_utils.export import export
 from kd_utils.imaging import reading
-from kd_utils.models import student, tiling
+from kd_utils.models import shipped, student, tiling
 
 TILE, AROUND = 200, 10
 CONTEXT = 50  # at least what any student sees, and where the tiles begin in steps of 4 pixels (PixelUnshuffle)
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=12, help="photos at most")
     parser.add_argument("--models", nargs="*", default=[], help="student files (default: those that ship)")
     args = parser.parse_args()
-    found = student.find_student("s").parent.glob("student_*.pth")
+    found = shipped.find_student("s").parent.glob("student_*.pth")
     models = [Path(model) for model in args.models] or sorted(p for p in found if "no_teacher" not in p.name)
 
     with tempfile.TemporaryDirectory() as folder:

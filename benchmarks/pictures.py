@@ -1,57 +1,117 @@
-"""The README's picture of all models: python -m benchmarks.pictures --teacher CHECKPOINT --peer CHECKPOINT
+"""The pictures at the top of the README: before and after, by the student that ships, on photos inside scikit-image.
 
-Two photos of scikit-image, degraded by profile `light` as benchmarks.results does it, by every model of its table.
-Writes assets/models.jpg.
+    python -m benchmarks.pictures [--model m] [--out assets]
+
+Writes hero.jpg, three photos with the input on the left and the student's output on the right of each, and wipe.webp,
+a line that moves over one of them. The inputs are made by the degradation `light`, a quarter as wide and high, which is
+shown enlarged by bicubic interpolation, as a browser shows it.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import io
 from pathlib import Path
 
-import skimage
-from PIL import Image
+import numpy as np
+import skimage.data
+from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks import results
+from kd_utils import sharpen
+from kd_utils.common import files
 from kd_utils.config import ROOT
-from kd_utils.evaluation.figures import panel
+from kd_utils.data.degradations import degrade
+from kd_utils.imaging.reading import Photo
+from kd_utils.models.pipeline import Tool
 
-# photo -> the places magnified (left, top, right, bottom), chosen to show texture, colour edges and a face
-ZOOMS = {
-    "chelsea": [(136, 0, 232, 96), (118, 162, 214, 258)],
-    "astronaut": [(72, 232, 200, 360), (92, 0, 220, 128)],
-}
-WIDTH = 1800
+# photo, and the part of it that is shown: left, top (of pixels that are a multiple of 8)
+SCENES = (("coffee", 96, 16), ("chelsea", 40, 0), ("astronaut", 64, 0))
+WIDTH, HEIGHT = 352, 288  # of a scene, in pixels of the photo
+SHOWN = 1.5  # times as large in the hero picture
+FRAMES = 36  # of the animation, there and back
+MOVING = 1  # which scene moves
+GAP = 8
+LIMIT = 1_000_000  # bytes of each file
+SEED = 3
+
+
+def before_and_after(name: str, left: int, top: int, tool: Tool) -> tuple[np.ndarray, np.ndarray]:
+    """A scene's degraded input, enlarged by bicubic interpolation, and the student's output; uint8 (H, W, 3)."""
+    whole = getattr(skimage.data, name)()[..., :3]
+    part = np.ascontiguousarray(whole[top : top + HEIGHT, left : left + WIDTH])
+    small = degrade(part[None], [SEED], 4, "light")[0]  # (H/4, W/4, 3)
+    after = sharpen.apply(tool, Photo(small)).pixels
+    before = sharpen.apply(tool, Photo(small), 0.0).pixels
+    return before, after
+
+
+def split(before: np.ndarray, after: np.ndarray, at: float) -> Image.Image:
+    """One picture: before on the left of the line at `at` (0 to 1), after on its right, with their names."""
+    size = round(before.shape[1] * SHOWN), round(before.shape[0] * SHOWN)
+    left = Image.fromarray(before).resize(size, Image.Resampling.LANCZOS)
+    right = Image.fromarray(after).resize(size, Image.Resampling.LANCZOS)
+    x = round(at * size[0])
+    whole = right.copy()
+    whole.paste(left.crop((0, 0, x, size[1])), (0, 0))
+
+    draw = ImageDraw.Draw(whole)
+    if 0 < x < size[0]:
+        draw.line((x, 0, x, size[1]), fill="white", width=3)
+    font = ImageFont.load_default(20)
+    if x > 90:
+        _tag(draw, (12, size[1] - 16), "input", font, "ls")
+    if size[0] - x > 100:
+        _tag(draw, (size[0] - 12, size[1] - 16), "student", font, "rs")
+    return whole
+
+
+def _tag(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, anchor: str) -> None:
+    box = draw.textbbox(at, text, font=font, anchor=anchor)
+    draw.rounded_rectangle((box[0] - 7, box[1] - 5, box[2] + 7, box[3] + 6), 5, fill=(20, 20, 20))
+    draw.text(at, text, font=font, fill="white", anchor=anchor)
+
+
+def hero(scenes: list[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
+    """All scenes side by side, each split in the middle."""
+    tiles = [split(before, after, 0.5) for before, after in scenes]
+    width = sum(tile.width for tile in tiles) + GAP * (len(tiles) - 1)
+    sheet = Image.new("RGB", (width, tiles[0].height), "white")
+    x = 0
+    for tile in tiles:
+        sheet.paste(tile, (x, 0))
+        x += tile.width + GAP
+    return sheet
+
+
+def wipe(before: np.ndarray, after: np.ndarray) -> list[Image.Image]:
+    """The frames of the animation: the line goes from one edge to the other and back, slower at the edges."""
+    turns = np.linspace(0, 2 * np.pi, FRAMES, endpoint=False)
+    return [split(before, after, float(0.5 + 0.48 * np.cos(turn))) for turn in turns]
+
+
+def save(path: Path, images: list[Image.Image], **options: object) -> Path:
+    """Write one picture, or an animation of several. AssertionError where the file would be too large for a README."""
+    buffer = io.BytesIO()
+    more = {"save_all": True, "append_images": images[1:], "duration": 70, "loop": 0} if len(images) > 1 else {}
+    images[0].save(buffer, path.suffix.lstrip(".").replace("jpg", "jpeg"), **options, **more)
+    assert buffer.tell() < LIMIT, f"{path.name} has {buffer.tell()} bytes, more than {LIMIT}"
+    return files.write_bytes(path, buffer.getbuffer())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="general_x4v3", help="a registry name or a checkpoint")
-    parser.add_argument("--peer", default="animevideov3", help="the same")
+    parser.add_argument("--model", default="", help="as of sharpen (default: the student that ships)")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets")
     args = parser.parse_args()
-    models = []
-    for model in results.models_x4(args.teacher, args.peer):
-        model.name = model.name.removeprefix("realesr-")
-        if model.name != "s, same steps":  # to the eye it is student s
-            models.append(model)
 
-    sheets = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ZOOMS:
-            (Path(folder) / f"{name}.png").symlink_to(Path(skimage.__file__).parent / "data" / f"{name}.png")
-        for case in results.cases(Path(folder), 384, "light", 4):
-            pictures = {model.name: results.picture(model, case) for model in models} | {"original": case.hr}
-            sheets.insert(0, panel(pictures, ZOOMS[case.photo]))
-
-    # one below the other, small enough for a README
-    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)))
-    top = 0
-    for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
-    size = (WIDTH, round(WIDTH * whole.height / whole.width))
-    whole.resize(size, Image.Resampling.LANCZOS).save(ROOT / "assets" / "models.jpg", quality=90)
+    tool = sharpen.load(args.model, 4)
+    scenes = [before_and_after(name, left, top, tool) for name, left, top in SCENES]
+    written = [
+        save(args.out / "hero.jpg", [hero(scenes)], quality=88, subsampling=0),
+        save(args.out / "wipe.webp", wipe(*scenes[MOVING]), quality=80, method=4),
+    ]
+    for path in written:
+        print(f"{path}  {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

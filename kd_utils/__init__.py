@@ -13,7 +13,7 @@ The pipeline, one file a step. A step is one function of the settings, such as `
 What a run depends on, and where it leaves things:
 
     config.py         the settings: dataclasses with defaults and ranges
-    presets.py        quick, colab, full
+    presets.py        quick, adapt, colab, full
     overrides.py      ``train.steps=500``: strict, typed, with the nearest name
     workdir.py        the paths of a work folder
     provenance.py     what an artefact was made of
@@ -23,7 +23,9 @@ How it is started:
     __main__.py       the command line, ``kd-utils`` or ``python -m kd_utils``
     run_notebooks.py  the notebooks without a browser
     colab.py          what is different on Google Colab
+    forecast.py       what a notebook will download and take, said before
     lessons.py        what the notebooks show
+    uploads.py        photos from the browser and back
     doctor.py         what this machine has, and what it lacks
 
 What the steps are made of. A folder imports from those below it, never from those above:

@@ -140,7 +140,9 @@ def build_parser(command: str) -> Parser:
     text = "a teacher's weights rounded to half precision, which come from the package index"
     sub.add_argument("--rounded", action="store_true", help=text)
 
-    sub = add("badges", "rewrite Colab badges and clone lines from config.REPO_SLUG", _badges, ["", "--check"])
+    sub = add(
+        "badges", "rewrite Colab badges, clone lines and lists of models in the notebooks", _badges, ["", "--check"]
+    )
     sub.add_argument("--check", action="store_true", help="only say which are wrong, exit code 1")
     return parser
 
@@ -269,23 +271,35 @@ SLUG_AT = re.compile(
 )
 
 
+# The choices of the form of notebook 05.
+MODELS_AT = re.compile(r'(model: str = \\"yours\\"  # @param )\[.*?\]')
+
+
 def with_slug(text: str, slug: str = REPO_SLUG) -> str:
     """`text` with every place of our repository's slug set to `slug`."""
     return SLUG_AT.sub(lambda m: (m[1] or m[3]) + slug, text)
+
+
+def with_models(notebook: str) -> str:
+    """The text of a notebook whose form offers the students that ship: those whose files are there."""
+    from kd_utils.models.shipped import shipped_names
+
+    offered = json.dumps(json.dumps(["yours", *shipped_names()]))[1:-1]  # JSON within a string of JSON
+    return MODELS_AT.sub(lambda m: m[1] + offered, notebook)
 
 
 def _badges(args: argparse.Namespace) -> int:
     changed = []
     for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md"]:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        new = with_slug(text)
+        new = with_models(with_slug(text))
         if new != text:
             changed.append(path.relative_to(ROOT).as_posix())
             if not args.check:
                 path.write_text(new, encoding="utf-8")
 
     if not changed:
-        print(f"all badges say {REPO_SLUG}")
+        print(f"all badges say {REPO_SLUG}, and all lists of models are those of the files")
         return 0
     print(f"{'differ from' if args.check else 'rewritten to'} {REPO_SLUG}: {', '.join(changed)}")
     return 1 if args.check else 0

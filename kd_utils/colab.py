@@ -1,4 +1,4 @@
-"""What differs between Google Colab and any other machine: installing, Drive, uploads, and the notebooks' form.
+"""What differs between Google Colab and any other machine: installing, Drive, and the notebooks' form.
 
 `google.colab` is imported inside the functions that need it. Everywhere else they fall back to local folders, so that
 the same cell runs in Colab, in JupyterLab and under papermill. Nothing heavy is imported: on Colab `setup` runs before
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kd_utils import doctor
+from kd_utils import doctor, forecast
 from kd_utils.common import packages
 from kd_utils.common.errors import ColabError, UsageError
 from kd_utils.config import ROOT, Config, make
@@ -150,7 +150,9 @@ def absolute(value: str, base: Path = START) -> str:
     return str(path.resolve()) if path.exists() else value
 
 
-def configure(preset: str, overrides: str, workdir: str, drive: Path | None = None, **form: Any) -> Config:
+def configure(
+    preset: str, overrides: str, workdir: str, drive: Path | None = None, drive_data: bool = False, **form: Any
+) -> Config:
     """The `Config` of a notebook's form. `form` names fields of `FORM`; an empty value means what the preset says, and
     a path is one seen from the folder in which the notebook was opened (on Colab /content), or from the clone.
 
@@ -160,7 +162,7 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
     for name, value in form.items():
         if value:
             given[FORM[name]] = absolute(value) if name in ("photos", "teacher") else value
-    cfg = make(preset, overrides, workdir=workdir, drive=drive, **given)
+    cfg = make(preset, overrides, workdir=workdir, drive=drive, drive_data=drive_data or None, **given)
 
     said = [cfg.preset]
     if "photos" in form:
@@ -172,44 +174,10 @@ def configure(preset: str, overrides: str, workdir: str, drive: Path | None = No
     print(" · ".join(said))
     print(f"Everything is written to {Workdir.of(cfg).root.resolve()}.")
 
-    _say_what_it_takes(cfg, form)
+    forecast.say(cfg, set(form))
     if cfg.drive:
         _restore(cfg)
     return cfg
-
-
-def _say_what_it_takes(cfg: Config, form: dict[str, Any]) -> None:
-    """Say what will be downloaded, and where a GPU is missing, before the time is spent."""
-    from kd_utils.common import cache, devices, sources
-
-    wanted = []
-    if "photos" in form and cfg.data.photos == "DIV2K":
-        wanted += ["div2k_train", "div2k_valid"]
-    # the teacher of `quick` comes by pip, a wheel of 46 MB: not worth a warning
-    if "teacher" in form and cfg.teacher in sources.SOURCES and cfg.preset != "quick":
-        wanted.append(cfg.teacher)
-    if "steps" in form and cfg.loss.uses_vgg and cfg.loss.vgg == "imagenet":
-        wanted.append("vgg19")
-
-    folder = cache.cache_folder()
-    ahead = [sources.SOURCES[name] for name in wanted]
-    ahead = [source for source in ahead if not (folder / source.file).is_file()]
-    if ahead:
-        total = sum(source.bytes for source in ahead) / 1e9
-        names = ", ".join(source.name for source in ahead)
-        print(f"Downloads {total:.1f} GB first ({names}), kept in {folder}.")
-
-    quick = make("quick")
-    work = _pixels_trained_on(cfg) / _pixels_trained_on(quick)
-    if form and work > 20 and devices.resolve_device(cfg.device).type == "cpu":
-        print(
-            f"NO GPU: on this CPU, training takes about {work:,.0f} times as long as the minutes of the preset quick.\n"
-            "On Colab choose Runtime > Change runtime type > T4 GPU; or keep to the preset quick."
-        )
-
-
-def _pixels_trained_on(cfg: Config) -> int:
-    return cfg.train.steps * cfg.train.batch * cfg.data.crop**2
 
 
 def _restore(cfg: Config) -> None:
@@ -226,13 +194,17 @@ def _restore(cfg: Config) -> None:
                 files.write_bytes(path, kept.read_bytes())
 
 
-def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
+def pick_student(cfg: Config, scale: int = 0, model: str = "yours") -> tuple[str, int]:
     """(model, scale) for sharpening at `scale`; 0: at the scale of your own student, or else of the settings.
 
-    The model is your own student where step 3 left one of that scale (one of scale 4 serves scale 2 as well), else
-    "", which stands for the one that ships.
+    The model "yours" is your own student where step 3 left one of that scale (one of scale 4 serves scale 2 as well),
+    else "", which stands for the one that ships. Any other is a name of one that ships, or a file. Raises ConfigError.
     """
-    from kd_utils.models import student
+    from kd_utils.models import shipped, student
+
+    if model != "yours":
+        scale = scale or cfg.scale
+        return str(shipped.find_student(absolute(model), scale)), scale
 
     own = Workdir.of(cfg).student()
     made = student.load(own).scale if own.is_file() else 0
@@ -244,47 +216,18 @@ def pick_student(cfg: Config, scale: int = 0) -> tuple[str, int]:
     return "", scale
 
 
-# ---- photos from the browser
+def models_to_compare(cfg: Config, chosen: Path, scale: int) -> dict[str, str]:
+    """{name: model} for `look`: plain enlargement, the chosen model, your own and its baseline, and those that ship."""
+    from kd_utils.models import shipped, student
 
+    work = Workdir.of(cfg)
+    files = {"yours": work.student(), "baseline": work.student(BASELINE)}
+    for name in shipped.shipped_names(scale):
+        files[name] = shipped.find_student(name, scale)
+    title = next((name for name, path in files.items() if path == chosen), chosen.name)
 
-def upload() -> Any:
-    """Ask for photos: Colab's own dialog, which waits, elsewhere a widget, which the next cell reads (`uploaded`)."""
-    if in_colab():
-        from google.colab import files  # pyright: ignore[reportMissingImports]
-
-        try:
-            return files.upload()
-        except Exception as e:  # Colab raises whatever its browser half met
-            raise ColabError(f"the upload did not work ({e or type(e).__name__}): run this cell again") from e
-    from ipywidgets import FileUpload
-
-    return FileUpload(accept="image/*", multiple=True, description="photos")
-
-
-def uploaded(picked: Any) -> dict[str, bytes]:
-    """{file name: bytes} of what `upload` returned: Colab's dict, or the widget of ipywidgets 7 or 8."""
-    value = getattr(picked, "value", picked)
-    if not isinstance(value, dict):  # ipywidgets 8: a tuple of {"name": ..., "content": ...}
-        return {file["name"]: bytes(file["content"]) for file in value}
-
-    photos = {}
-    for name, content in value.items():
-        if isinstance(content, dict):  # ipywidgets 7: {name: {"content": bytes}}; Colab: {name: bytes}
-            content = content["content"]
-        photos[name] = bytes(content)
-    return photos
-
-
-def chosen_photos(cfg: Config, photo: str, picked: Any) -> list[Path]:
-    """The photos to sharpen: what was uploaded, else the file or folder `photo`, else a sample."""
-    from kd_utils.common import files
-
-    sent = uploaded(picked)
-    if sent:
-        return [files.write_bytes(Workdir.of(cfg).uploads / Path(name).name, data) for name, data in sent.items()]
-    if photo:
-        return [Path(absolute(photo))]
-
-    import skimage
-
-    return [Path(skimage.__file__).parent / "data" / "chelsea.png"]
+    models = {"bicubic": "bicubic", title: str(chosen)}
+    for name, path in files.items():
+        if path.is_file() and student.load(path).scale in (scale, 4 if scale == 2 else scale):
+            models.setdefault(name, str(path))
+    return models

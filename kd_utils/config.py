@@ -38,7 +38,7 @@ ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else ROOT / "assets
 TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
 STAND_INS = ("student_x4_s", "student_x4_m", "student_x4_l")
 
-INITS, VGGS = ("teacher", "auto"), ("imagenet", "random")  # the words that stand where a file may
+INITS, VGGS = ("teacher", "auto", "shipped"), ("imagenet", "random")  # the words that stand where a file may
 
 
 def matching(pattern: str, otherwise: str) -> Range:
@@ -143,7 +143,8 @@ class TrainConfig:
     seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
     # a student file to start from: fine-tuning, a smaller one that grows, or a larger one that is cut down. "teacher":
     # the teacher itself, cut down (models/pruning.py), where it is a Compact one (general_x4v3, animevideov3);
-    # "auto": so where it can be, else from nothing
+    # "auto": so where it can be, else from nothing. "shipped": the student that ships of this size, by this teacher if
+    # there is one: what fits a student to photos of one's own in minutes
     init: str = setting("", is_path)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 

@@ -20,13 +20,15 @@ from kd_utils import provenance
 from kd_utils.common import devices, files
 from kd_utils.common.errors import EvaluateError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
-from kd_utils.config import Config, make
+from kd_utils.config import ASSETS, Config, make
 from kd_utils.data.crops import CropIndex, PhotoPair, load_photo_pairs, read_index
 from kd_utils.evaluation import costs, figures, metrics, panels, report, tables
 from kd_utils.evaluation.panels import TestPanel
 from kd_utils.evaluation.perceptual import Judges, load_judges
 from kd_utils.evaluation.scores import (
+    ORDER,
     ROWS,
+    START,
     Evaluation,
     MadeBy,
     PhotoScores,
@@ -106,11 +108,12 @@ def evaluate(cfg: Config) -> Evaluated:
     cost, timing = costs.measure(cfg, nets, teacher, device)
 
     # write
+    rows = [row for row in ORDER if row in ROWS or row in nets]
     evaluation = Evaluation(
         teacher=TeacherName(ref.name, ref.sha256, ref.is_stand_in),
         trained={row: Training(_settings(net), net.meta.get("versions")) for row, net in students.items()},
         protocol=_protocol(cfg, index, pairs, judges, timing),
-        scores={row: mean([photo.models.get(row, Scores()) for photo in per_photo]) for row in ROWS},
+        scores={row: mean([photo.models.get(row, Scores()) for photo in per_photo]) for row in rows},
         costs=cost,
         per_photo=per_photo,
         notes=notes,
@@ -163,6 +166,8 @@ def _load_students(cfg: Config, ref: TeacherRef, index: CropIndex, notes: list[s
     _note_beginning(net, notes)
     _note_other_settings(cfg, index, ref, net, notes)
     found = {"student": net}
+    if start := _load_start(cfg, ref, index, net):
+        found = {START: start, "student": net}
 
     path = work.student(BASELINE)
     if not path.is_file():
@@ -178,6 +183,19 @@ def _load_students(cfg: Config, ref: TeacherRef, index: CropIndex, notes: list[s
     else:
         found["baseline"] = baseline
     return found
+
+
+def _load_start(cfg: Config, ref: TeacherRef, index: CropIndex, net: Student) -> Student | None:
+    """The student's network before its training: the file of `train.init`, where it is here and of the same size."""
+    made = _settings(net)
+    sha256 = made.get("train.init_sha256")
+    ships = resolve_init(cfg, index, ref).train.init
+    for path in (Path(ships), ASSETS / "weights" / str(made.get("train.init"))):
+        if sha256 and path.is_file() and files.sha256(path) == sha256:
+            start = student.load(path)
+            if (start.feat, start.convs, start.scale) == (net.feat, net.convs, net.scale):
+                return start
+    return None
 
 
 def _load_student(cfg: Config, path: Path, ref: TeacherRef, index: CropIndex, notes: list[str]) -> Student:
@@ -296,8 +314,7 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel]) -> Evalu
     with copies(work.root, work.drive) as drive:
         if drive:
             for path in (out.metrics, out.report):
-                # a new name for new content: Drive loses files that are rewritten
-                drive.copy(path, f"{path.stem}-{files.sha256(path)[:8]}{path.suffix}")
+                drive.copy_dated(path)
     return out
 
 

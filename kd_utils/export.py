@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kd_utils.common import files
 from kd_utils.common.errors import ExportError
-from kd_utils.models import student
+from kd_utils.models import shipped, student
 from kd_utils.models.ncnn_writer import write_ncnn
 from kd_utils.models.onnx_graph import graph
 
@@ -61,7 +61,7 @@ def export(
     out = Path(out).expanduser()
     formats = _choose_formats(out, to)
 
-    path = student.find_student(model, scale or 4)
+    path = shipped.find_student(model, scale or 4)
     net = student.load(path)
     if scale not in (None, net.scale):
         raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another student")

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from kd_utils import provenance
-from kd_utils.common import devices, files, locks
+from kd_utils.common import devices, files, locks, progress
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import StoreError, TeacherError
 from kd_utils.common.tensors import to_tensor, to_uint8
@@ -117,6 +117,7 @@ def _label_shard(cfg: Config, work: Workdir, teacher: Teacher, runtime: Runtime,
         batch = lr[start : start + cfg.label.batch]
         labels.append(_label_batch(cfg, teacher, runtime, batch))
         bar.update(len(batch))
+        bar.set_postfix(progress.beside(bar, runtime.device), refresh=False)
     return np.concatenate(labels)
 
 

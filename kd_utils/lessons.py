@@ -18,7 +18,7 @@ from IPython.display import HTML, Markdown, display
 from PIL import Image
 from torch import Tensor
 
-from kd_utils import sharpen
+from kd_utils import colab, look, sharpen
 from kd_utils.common import files
 from kd_utils.common.errors import SharpenError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
@@ -37,6 +37,7 @@ from kd_utils.training.losses import baseline_config
 from kd_utils.training.validation import ValidationEvent
 from kd_utils.workdir import BASELINE, Workdir, training_title
 
+COMPARED = 768  # pixels: side of the pictures that notebook 05 compares, each of which it holds in full
 LISTED = 12  # files of a folder that are listed one by one
 
 
@@ -258,6 +259,14 @@ def sharpen_photos(cfg: Config, tool: Tool, given: Sequence[Path], strength: flo
     if not done.sources:
         raise SharpenError("; ".join(why for _, why in done.failed))
     return done
+
+
+def compare(cfg: Config, tool: Tool, photo: Photo) -> HTML:
+    """The chosen model beside plain enlargement, your own student, its baseline, and those that ship."""
+    models = colab.models_to_compare(cfg, tool.path, tool.scale)
+    pixels = reading.to_rgb(photo)
+    left, top, right, bottom = figures.most_detailed(pixels, COMPARED // tool.scale)
+    return HTML(look.widget(pixels[top:bottom, left:right], models, tool.scale, cfg.device))
 
 
 def most_detailed_part(path: Path, side: int) -> Photo:

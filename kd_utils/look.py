@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from tqdm.auto import tqdm
 
 from kd_utils import sharpen
@@ -66,20 +67,46 @@ def look(
     file, as `sharpen.load` takes it. Of a large photo a part is compared: around the pixel `at` (x, y), or the centre.
     Raises ImageError for the photo, ConfigError or CheckpointError for a model, SharpenError for fewer than two models.
     """
-    models = list(dict.fromkeys(models))
-    if len(models) < 2:
-        raise SharpenError(f"look compares models, and {len(models)} was given: name two at least, such as bicubic m")
+    named = _named(models)
+    if len(named) < 2:
+        raise SharpenError(f"look compares models, and {len(named)} was given: name two at least, such as bicubic m")
     out = Path(out).expanduser()
     if out.suffix.lower() not in (".html", ".htm"):
         raise SharpenError(f"{out} does not end in .html: give the page to write")
 
     whole = reading.to_rgb(reading.read(photo))  # (H, W, 3)
     part = _part(whole, LARGEST // scale, at)
-    looks = []
-    for name in tqdm(models, desc="models", unit="model"):
-        looks.append(_run(name, part.image, scale, device))
-
+    looks = _compare(part.image, named, scale, device)
     return files.write_bytes(out, _page(Path(photo).name, part, looks, scale, device).encode())
+
+
+def widget(image: np.ndarray, models: dict[str, str], scale: int = 4, device: str = "auto") -> str:
+    """The same comparison for a notebook's cell, as HTML that needs nothing else.
+
+    `image` is uint8 (h, w, 3) RGB, taken whole; `models` are {title: model}, two at least, models as `look` takes them.
+    """
+    looks = _compare(image, models, scale, device)
+    style = viewer.source("table.css") + viewer.source("slider.css")
+    shown = _slider(image, looks) + _table(looks, device)
+    return f"<style>{style}</style>{shown}<script>{viewer.source('slider.js')}</script>"
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """{title: model}; files of one name are told apart by their folders."""
+    named: dict[str, str] = {}
+    for model in dict.fromkeys(models):
+        title = _title(model)
+        if title in named:
+            title = display_name("/".join(Path(model).parts[-2:]))
+        named[title if title not in named else model] = model
+    return named
+
+
+def _compare(image: np.ndarray, models: dict[str, str], scale: int, device: str) -> list[Look]:
+    looks = []
+    for title, model in tqdm(models.items(), desc="models", unit="model"):
+        looks.append(_run(title, model, image, scale, device))
+    return looks
 
 
 def _part(image: np.ndarray, side: int, at: tuple[int, int] | None) -> Part:
@@ -96,19 +123,19 @@ def _part(image: np.ndarray, side: int, at: tuple[int, int] | None) -> Part:
 
 
 @torch.inference_mode()
-def _run(name: str, part: np.ndarray, scale: int, device: str) -> Look:
+def _run(title: str, model: str, part: np.ndarray, scale: int, device: str) -> Look:
     """One model on the part, timed once after a small piece has warmed it up."""
-    if name == "bicubic":
+    if model == "bicubic":
         place = devices.resolve_device(device)
         start = time.perf_counter()
         image = to_uint8(enlarged(to_tensor(part[None], place), scale))[0]
-        return Look(name, image, 1000 * (time.perf_counter() - start))
+        return Look(title, image, 1000 * (time.perf_counter() - start))
 
-    tool = sharpen.load(_find(name), scale, device)
+    tool = sharpen.load(_find(model), scale, device)
     sharpen.apply(tool, Photo(part[:64, :64].copy()))
     start = time.perf_counter()
     image = sharpen.apply(tool, Photo(part)).pixels
-    return Look(_label(name), image, 1000 * (time.perf_counter() - start))
+    return Look(title, image, 1000 * (time.perf_counter() - start))
 
 
 def _find(name: str) -> str:
@@ -120,21 +147,13 @@ def _find(name: str) -> str:
     return name
 
 
-def _label(name: str) -> str:
+def _title(name: str) -> str:
     if name == "teacher":
         return f"teacher ({Config().teacher})"
     return display_name(Path(name).name)
 
 
 def _page(name: str, part: Part, looks: list[Look], scale: int, device: str) -> str:
-    images = [seen.image for seen in looks]
-    spots = figures.most_different(images, SPOT, SPOTS)
-    pictures = [viewer.Picture("input", part.image, kind="webp")]
-    for seen in looks:
-        pictures.append(viewer.Picture(seen.name, seen.image, kind="webp"))
-
-    slider = viewer.slider_fragment(pictures, looks[0].name, looks[1].name, spots, "Where they differ most:")
-    place = devices.resolve_device(device)
     return (
         viewer.environment()
         .get_template("look.html.j2")
@@ -145,12 +164,25 @@ def _page(name: str, part: Part, looks: list[Look], scale: int, device: str) -> 
             corner=part.corner,
             scale=scale,
             looks=looks,
-            engine=costs.engine(place, devices.inference_dtype(place)),
-            threads=torch.get_num_threads(),
-            slider=slider,
+            slider=_slider(part.image, looks),
+            table=_table(looks, device),
             source=viewer.source,
         )
     )
+
+
+def _slider(image: np.ndarray, looks: list[Look]) -> Markup:
+    spots = figures.most_different([seen.image for seen in looks], SPOT, SPOTS)
+    pictures = [viewer.Picture("input", image, kind="webp")]
+    for seen in looks:
+        pictures.append(viewer.Picture(seen.name, seen.image, kind="webp"))
+    return viewer.slider_fragment(pictures, looks[0].name, looks[1].name, spots, "Where they differ most:")
+
+
+def _table(looks: list[Look], device: str) -> Markup:
+    place = devices.resolve_device(device)
+    engine = costs.engine(place, devices.inference_dtype(place))
+    return viewer.macro("look_table")(looks, engine, torch.get_num_threads())
 
 
 # ---- the command line

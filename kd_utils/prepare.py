@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from kd_utils import provenance
-from kd_utils.common import devices, files, locks
+from kd_utils.common import devices, files, locks, progress
 from kd_utils.common.errors import DataError, StoreError
 from kd_utils.config import Config
 from kd_utils.data.crops import CropIndex, Shard
@@ -83,11 +83,11 @@ def prepare(cfg: Config) -> Prepared:
     if drive_data.is_on(cfg) and made.crops:
         index = CropIndex.read(work.crop_index)
         shards = [work.crops / shard.file for shard in index.shards + index.test]
-        drive_data.keep(cfg, Kept("crops", key, _made_from(cfg), [], 0, files.read_json(work.crop_index)), shards)
+        drive_data.keep(cfg, Kept("crops", key, made_from(cfg), [], 0, files.read_json(work.crop_index)), shards)
     return made
 
 
-def _made_from(cfg: Config) -> dict[str, Any]:
+def made_from(cfg: Config) -> dict[str, Any]:
     """What these crops are known by before any photo was looked at; empty where the photos are one's own."""
     if cfg.data.photos not in ("samples", "DIV2K") or cfg.data.test_photos:
         return {}
@@ -96,7 +96,7 @@ def _made_from(cfg: Config) -> dict[str, Any]:
 
 def _all_from_drive(cfg: Config, work: Workdir) -> Prepared | None:
     """All crops from the copies on Drive, so that their photos need not be downloaded; None where that cannot be."""
-    kept = drive_data.find(cfg, "crops", made_from=_made_from(cfg)) if drive_data.is_on(cfg) else None
+    kept = drive_data.find(cfg, "crops", made_from=made_from(cfg)) if drive_data.is_on(cfg) else None
     if not kept:
         return None
     with locks.hold(work.crops, kept.key):
@@ -190,12 +190,14 @@ def crops_per_photo(cfg: Config, split: str) -> int:
 def _make_shards(cfg: Config, work: Workdir, key: str, jobs: list[Job]) -> None:
     """Make the files of `jobs`, several at a time; each is written as soon as it is made."""
     workers = cfg.workers or min(4, os.cpu_count() or 1)
-    bar = tqdm(total=len(jobs), desc="crops", unit="shard", disable=devices.process_rank() > 0 or not jobs)
+    photos = sum(len(job.photos) for job in jobs)
+    bar = tqdm(total=photos, desc="crops", unit="photo", disable=devices.process_rank() > 0 or not jobs)
 
     def write(job: Job, made: Future) -> None:
         arrays, meta = made.result()
         files.save_arrays(work.crops / job.file, arrays, {"key": key} | meta)
-        bar.update()
+        bar.set_postfix(progress.beside(bar, torch.device("cpu")), refresh=False)
+        bar.update(len(job.photos))
 
     # few shards are ahead of the one that is written, so that memory is bounded and an error ends the step soon
     ahead: deque[tuple[Job, Future]] = deque()

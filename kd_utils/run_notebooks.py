@@ -281,7 +281,8 @@ def _kernel() -> Iterator[None]:
         "language": "python",
     }
     mine = {"TQDM_MININTERVAL": "0.5", "TQDM_NROWS": "20"}
-    mine["TQDM_NCOLS"] = str(min(90, shutil.get_terminal_size().columns - 3))
+    # in a log file a bar becomes a line of words, for which nothing may be cut off
+    mine["TQDM_NCOLS"] = str(min(110, shutil.get_terminal_size().columns - 3) if sys.stdout.isatty() else 200)
     mine["JUPYTER_PATH"] = os.environ.get("JUPYTER_PATH", "")
     before = {name: os.environ.get(name) for name in mine}
 

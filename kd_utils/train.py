@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from kd_utils.common import devices
+from kd_utils.common import devices, progress
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import TrainError
 from kd_utils.config import Config
@@ -131,7 +131,7 @@ def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
             if logged:
                 mean = meter.mean()
                 _require_finite(run, done, mean)
-                bar.set_postfix(loss=f"{mean:.4f}")
+                bar.set_postfix({"loss": f"{mean:.4f}"} | progress.beside(bar, runtime.device, settings.batch))
                 state.history.add(done, mean, learning_rate(settings, done - 1))
             if runtime.is_main and (done % settings.valid_every == 0 or done == settings.steps):
                 _validate(run, state, valid)

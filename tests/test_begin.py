@@ -10,8 +10,8 @@ from helpers.training import config, difference
 
 from kd_utils import label, train
 from kd_utils.common import files
-from kd_utils.common.errors import TrainError
-from kd_utils.config import make
+from kd_utils.common.errors import ConfigError, TrainError
+from kd_utils.config import make, shipped
 from kd_utils.data import crops
 from kd_utils.models import student, teacher
 from kd_utils.models.student import StudentError
@@ -101,3 +101,34 @@ def test_auto_begins_as_the_teacher_where_that_can_be(labelled, tmp_path, rrdb):
     assert resolved("", replace(index, shards=few + index.of_split("valid"))) == ""
     out = train.train(config(labelled, tmp_path, "train.init=auto train.steps=2 train.baseline=no"))
     assert student.load(out.student).meta["provenance"]["train.init"] == "teacher"
+
+
+def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, capsys):
+    index = crops.read_index(config(labelled, tmp_path))
+
+    def resolved(more):
+        cfg = make("quick", f"{labelled[1]} train.init=shipped {more}")
+        ref = teacher.TeacherRef(name, tmp_path, sha256)
+        return Path(initialization.resolve_init(cfg, index, ref).train.init).name
+
+    name, sha256 = "anime_6B", "0"
+    assert resolved("student.size=m") == "student_x4_anime_m.pth" and not capsys.readouterr().out
+    assert resolved("student.size=32x14") == "student_x4_anime_m.pth"
+    assert resolved("student.size=s") == "student_x4_s.pth"
+    assert "No student of this size that anime_6B taught ships" in capsys.readouterr().out
+    name = "general_x4v3"
+    assert resolved("student.size=m") == "student_x4_m.pth"
+    name, sha256 = "mine", student.load(shipped("student_x4_anime_m.pth")).meta["teacher_sha256"]
+    assert resolved("student.size=m") == "student_x4_anime_m.pth", "by its bytes, whatever its name"
+    assert resolved("student.size=s scale=1") == "student_x1_s.pth"
+    with pytest.raises(ConfigError, match="no student of size 8x2 and scale 4 ships"):
+        resolved("student.size=8x2")
+
+
+def test_a_training_from_a_shipped_student_says_which(labelled, tmp_path):
+    more = "train.init=shipped train.steps=2 train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
+    out = train.train(config(labelled, tmp_path, more))
+    made = student.load(out.student).meta["provenance"]
+    assert made["train.init"] == "student_x4_s.pth"
+    assert made["train.init_sha256"] == files.sha256(shipped("student_x4_s.pth"))
+    assert difference(out.student, shipped("student_x4_s.pth")) < 1e-5

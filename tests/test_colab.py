@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 import zipfile
 from functools import partial
@@ -15,11 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.notebooks import NOTEBOOKS, read
+from helpers.training import config
 
-from kd_utils import colab, doctor
+from kd_utils import colab, doctor, forecast, train, uploads
 from kd_utils.common import packages
-from kd_utils.common.errors import UsageError
+from kd_utils.common.errors import ConfigError, UsageError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
+from kd_utils.models import shipped, student
 from kd_utils.training.validation import TRAINING_FILES
 
 
@@ -93,8 +97,6 @@ def test_paths_are_those_of_the_folder_that_the_notebook_was_opened_in(tmp_path,
 
 
 def test_sharpening_takes_your_own_student_where_it_serves(tmp_path, capsys):
-    from kd_utils.models import student
-
     cfg = colab.configure("quick", "", str(tmp_path))
     assert colab.pick_student(cfg) == ("", 4) and colab.pick_student(cfg, 1) == ("", 1)
     own = str(student.save(student.Student(8, 2, 4), cfg.path("student_model.pth")))
@@ -105,14 +107,72 @@ def test_sharpening_takes_your_own_student_where_it_serves(tmp_path, capsys):
 
 
 def test_uploads_of_colab_and_of_both_ipywidgets(google, monkeypatch):
-    assert colab.uploaded(colab.upload()) == {"a.png": b"abc"}
+    assert uploads.uploaded(uploads.upload()) == {"a.png": b"abc"}
     seven = types.SimpleNamespace(value={"b.png": {"metadata": {"name": "b.png"}, "content": b"b"}})
     eight = types.SimpleNamespace(value=({"name": "c.png", "size": 1, "content": memoryview(b"c")},))
-    assert colab.uploaded(seven) == {"b.png": b"b"} and colab.uploaded(eight) == {"c.png": b"c"}
+    assert uploads.uploaded(seven) == {"b.png": b"b"} and uploads.uploaded(eight) == {"c.png": b"c"}
     monkeypatch.delitem(sys.modules, "google.colab")
     monkeypatch.delattr(sys.modules["google"], "colab")
-    widget = colab.upload()
-    assert type(widget).__name__ == "FileUpload" and widget.multiple and colab.uploaded(widget) == {}
+    widget = uploads.upload()
+    assert type(widget).__name__ == "FileUpload" and widget.multiple and uploads.uploaded(widget) == {}
+
+
+def test_what_an_upload_did_is_said(tmp_path, capsys):
+    cfg = colab.configure("quick", "", str(tmp_path))
+    (sample,) = uploads.chosen_photos(cfg, "", None)
+    assert sample.name == "chelsea.png" and "Sharpens the sample" in capsys.readouterr().out
+    mine = tmp_path / "mine.png"
+    mine.touch()
+    for photo, instead in (("", sample), (str(mine), mine)):
+        assert uploads.chosen_photos(cfg, photo, uploads.upload()) == [instead], "Run all came past an empty widget"
+        said = capsys.readouterr().out
+        assert "NOTHING UPLOADED YET" in said and "run this cell and those below it again" in said
+    assert uploads.chosen_photos(cfg, "", {}) == [sample], "Colab's dialog was cancelled"
+    assert "NOTHING UPLOADED YET" in capsys.readouterr().out
+    (sent,) = uploads.chosen_photos(cfg, str(mine), {"../a.png": b"abc"})
+    assert sent == cfg.path("uploads", "a.png") and sent.read_bytes() == b"abc"
+
+
+def test_an_upload_that_fails_is_one_sentence(google):
+    def refuse():
+        raise TypeError("'NoneType' object is not subscriptable")
+
+    google.files.upload = refuse
+    with pytest.raises(colab.ColabError, match="the upload did not work .*: run this cell again"):
+        uploads.upload()
+
+
+def test_the_download_button(google, monkeypatch, tmp_path):
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    a.write_bytes(b"A")
+    b.write_bytes(b"B")
+    sent = []
+    google.files.download = sent.append
+    uploads.download_button([a]).children[0].click()
+    uploads.download_button([a, b]).children[0].click()
+    assert sent == [str(a), str(tmp_path / "sharpened.zip")]
+    assert zipfile.ZipFile(sent[1]).namelist() == ["a.png", "b.png"]
+    monkeypatch.delitem(sys.modules, "google.colab")
+    monkeypatch.delattr(sys.modules["google"], "colab")
+    box = uploads.download_button([a])
+    assert box.children[1].value == "", "the file is in the page only when it is asked for"
+    box.children[0].click()
+    assert '<a download="a.png" href="data:image/png;base64,QQ==">' in box.children[1].value
+
+
+def test_a_model_of_ones_choice(tmp_path):
+    cfg = colab.configure("quick", "", str(tmp_path))
+    assert colab.pick_student(cfg, 0, "anime-m") == (str(shipped.find_student("anime-m")), 4)
+    assert colab.pick_student(cfg, 1, "s") == (str(shipped.find_student("s", 1)), 1)
+    with pytest.raises(ConfigError, match="neither a file nor one of s, m, l.*did you mean 'anime-m'"):
+        colab.pick_student(cfg, 0, "animem")
+    own = student.save(student.Student(8, 2, 4), cfg.path("student_model.pth"))
+    alone = student.save(student.Student(8, 2, 4), cfg.path("train", "no_teacher", "student_model.pth"))
+    models = colab.models_to_compare(cfg, own, 4)
+    assert list(models)[:3] == ["bicubic", "yours", "baseline"] and models["baseline"] == str(alone)
+    assert list(models)[3:] == shipped.shipped_names()
+    assert list(colab.models_to_compare(cfg, shipped.find_student("m"), 4))[:3] == ["bicubic", "m", "yours"]
+    assert list(colab.models_to_compare(cfg, shipped.find_student("s", 1), 1)) == ["bicubic", "s"]
 
 
 def test_what_is_missing_by_requirements_and_markers():
@@ -136,12 +196,30 @@ def test_what_is_downloaded_and_how_long_is_said_before(tmp_path, monkeypatch, c
     colab.configure("colab", "", str(tmp_path), **form)
     said = capsys.readouterr().out
     assert "Downloads 4.6 GB first (div2k_train, div2k_valid, anime_6B, vgg19)" in said
-    assert "NO GPU: on this CPU, training takes about 356 times as long" in said and "T4 GPU" in said
+    assert re.search(r"NO GPU: On this CPU the training takes about \d+ (hours|days)\.", said) and "T4 GPU" in said
+    assert "GB on Google Drive" not in said
 
     colab.configure("quick", "", str(tmp_path), **form)
     colab.configure("colab", "", str(tmp_path))  # notebook 05 trains nothing and needs no GPU
     said = capsys.readouterr().out
-    assert "Downloads" not in said and "NO GPU" not in said
+    assert "Downloads" not in said and "NO GPU" not in said and "hours" not in said
+
+
+def test_what_drive_will_hold_is_said_before(tmp_path, capsys):
+    colab.configure("colab", "", str(tmp_path), tmp_path / "drive", True, photos="")
+    assert "Crops and labels will take about 1.8 GB on Google Drive" in capsys.readouterr().out
+    colab.configure("colab", "", str(tmp_path), None, True, photos="")
+    assert "drive_data keeps nothing without `drive`" in capsys.readouterr().out
+
+
+def test_the_forecast_of_a_training_is_near_what_it_takes(labelled, tmp_path):
+    cfg = config(labelled, tmp_path, "student.size=m train.steps=12 train.batch=8 train.baseline=no loss.perceptual=0")
+    before = torch.random.get_rng_state()
+    said = forecast.training_seconds(cfg)
+    assert torch.equal(before, torch.random.get_rng_state()), "what is timed changes no training"
+    began = time.perf_counter()
+    train.train(cfg)
+    assert said / 8 < time.perf_counter() - began < 30 * said + 20
 
 
 def test_papermill_cannot_set_what_the_form_does_not_have():

@@ -46,7 +46,7 @@ def test_the_next_machine_finds_crops_and_labels(machine, monkeypatch, capsys):
     prepare.prepare(first)
     label.label(first)
     said = capsys.readouterr().out
-    assert "Keeping the crops on Google Drive: about" in said and "Keeping the labels on Google Drive" in said
+    assert "Keeping the crops on Drive: about" in said and "Keeping the labels on Drive" in said
     folder = Path(first.drive, "data")
     names = sorted(p.name for p in folder.iterdir())
     assert len([n for n in names if n.startswith("crops-20") and "-mine-" in n and n.endswith(".safetensors")]) > 1
@@ -61,7 +61,7 @@ def test_the_next_machine_finds_crops_and_labels(machine, monkeypatch, capsys):
     assert made.made == 0 and made.crops == {"train": 24, "valid": 2, "test": 2}
     assert label.label(second).made == 0
     same(first, second)
-    assert "come from Google Drive" in capsys.readouterr().out
+    assert "come from Drive" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     prepare.prepare(second)  # nothing is brought or sent twice
     assert "Drive" not in capsys.readouterr().out
@@ -136,7 +136,9 @@ def test_a_drive_without_room_is_said_before(machine, monkeypatch, capsys):
 @pytest.mark.parametrize("shape", [(5, 40, 24, 3), (33, 17, 3), (70,), (0, 8, 8, 3), (2, 3, 5)])
 def test_a_pack_gives_back_every_byte(tmp_path, shape):
     rng = np.random.default_rng(0)
-    shard = files.save_arrays(tmp_path / "a.safetensors", {"x": rng.integers(256, size=shape, dtype=np.uint8)}, {"k": 1})
+    shard = files.save_arrays(
+        tmp_path / "a.safetensors", {"x": rng.integers(256, size=shape, dtype=np.uint8)}, {"k": 1}
+    )
     pack = packs.write(tmp_path / "pack.safetensors", [shard], {"part": 0})
     assert packs.read_meta(pack)["part"] == 0
     (out,) = packs.unpack(pack, tmp_path / "back")

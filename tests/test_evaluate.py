@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -314,7 +315,35 @@ def test_drive_gets_the_report_under_a_new_name_each_time(copy, tmp_path):
     first = kept.read_bytes()
     evaluate.evaluate(_with(cfg, eval__panels=2))
     assert kept.read_bytes() == first
-    assert len(list((tmp_path / "drive" / "eval").glob("report-*.html"))) == 2
+    names = sorted(p.name for p in (tmp_path / "drive" / "eval").glob("report-*.html"))
+    today = datetime.date.today()
+    assert names == [f"report-work-{today}-2.html", f"report-work-{today}.html"], "the run's name and the day"
+
+
+def test_the_report_compares_with_where_the_student_began(copy, tmp_path):
+    start = student.save(_net(24, 8, 4, seed=5), tmp_path / "start.pth")
+    net = student.load(copy.path("student_model.pth"))
+    made = net.meta["provenance"] | {"train.init": "start.pth", "train.init_sha256": files.sha256(start)}
+    student.save(net, copy.path("student_model.pth"), {"provenance": made})
+    cfg = _with(copy, train__init=str(start))
+    done = evaluate.evaluate(cfg)
+    result = scores.read(done.metrics)
+    assert result.rows == ["bicubic", "start", "student", "baseline", "teacher"]
+    assert "where it began" in done.table and "where it began" in done.table_html
+    assert done.shown[0].images.keys() >= {"start", "student"}
+    x = tensors.to_tensor(crops.load_photo_pairs(cfg)[0].lr[None])
+    with torch.inference_mode():
+        wanted = tensors.to_uint8(student.load(start)(x))[0]
+    assert np.array_equal(done.shown[0].images["start"], wanted)
+    assert scores.Evaluation.from_dict(result.to_dict()).to_dict() == result.to_dict()
+    for row, psnr in {"student": 33.0, "start": 31.5, "bicubic": 30.0, "baseline": None}.items():
+        result.scores[row].psnr_y_teacher = psnr
+    assert "3.0 dB closer than bicubic, 1.5 dB closer than where it began" in report.headline(result)
+    result.scores["start"].psnr_y_teacher = 33.5
+    assert "0.5 dB farther than where it began" in report.headline(result)
+
+    start.write_bytes(b"")  # another file under that name is not where it began
+    assert scores.read(evaluate.evaluate(_with(cfg, train__init="")).metrics).rows == list(scores.ROWS)
 
 
 def test_metrics_of_an_older_version_are_read(ready, tmp_path):

@@ -18,6 +18,7 @@ from kd_utils.common.errors import CheckpointError, ConfigError, ExportError
 from kd_utils.config import shipped
 from kd_utils.models import onnx_graph, student
 from kd_utils.models.ncnn import read_ncnn
+from kd_utils.models.shipped import find_student
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
 
@@ -195,7 +196,7 @@ def test_errors_say_what_to_do(tmp_path, capsys):
 def test_a_model_that_is_none_is_named_with_the_choices():
     for name, says in (("student_x4_s", "neither a file nor one of s, m, l"), ("a.onnx", "give the .pth")):
         with pytest.raises(ConfigError, match=f"model {name}.*{says}"):
-            student.find_student(name)
+            find_student(name)
 
 
 def test_the_pth_loads_into_real_esrgans_own_class(official, tmp_path):

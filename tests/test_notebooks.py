@@ -21,6 +21,7 @@ from PIL import Image
 
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
+from kd_utils.models.shipped import shipped_names
 from kd_utils.run_notebooks import Parameter, form_of
 
 WIDE, TALL = 1100, 860  # pixels: the output of a cell on a common screen, and the height of its window
@@ -259,8 +260,8 @@ def test_copies_for_readers_hold_no_machine_and_no_widget(ran, tmp_path):
 
 
 # notebook, cell of the static panel, cell of the slider, and the pictures that it can show
-SHOWN = [("04_evaluate", "panels", "slider", 6), ("05_sharpen", "panel", "slider", 2)]
-SHOWN += [(pipeline.FRONT_DOOR, "sharpen", "slider", 2), (pipeline.FRONT_DOOR, "panels", "result-slider", 6)]
+SHOWN = [("04_evaluate", "panels", "slider", 7), ("05_sharpen", "panel", "slider", 4 + len(shipped_names()))]
+SHOWN += [(pipeline.FRONT_DOOR, "sharpen", "slider", 2), (pipeline.FRONT_DOOR, "panels", "result-slider", 7)]
 
 
 @pytest.mark.parametrize("stem, panels, slider, pictures", SHOWN)

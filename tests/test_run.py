@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import sys
 
 import nbformat
 import pytest
+import torch
 
 from kd_utils import __version__, run_notebooks
 from kd_utils.__main__ import STEPS, TOOLS, main
-from kd_utils.common.echo import Echo
+from kd_utils.common import progress
+from kd_utils.common.echo import Echo, plain
 from kd_utils.config import ConfigError
 from kd_utils.run_notebooks import RunError, UsageError, parameters_of, select
 
@@ -276,6 +279,32 @@ def test_bars_and_prints_in_a_log_file():
     prints.write(" line\n\n")
     echo.end_line()
     assert out.getvalue() == "  steps:   0%|    | 0/9\n  steps: 100%|####| 9/9\n  done\n  second\n   line\n"
+
+
+def test_a_bar_in_a_log_file_is_a_plain_line():
+    states = {
+        "train student (s):  45%|████▌     | 9/20 [00:10<00:12,  1.20step/s, loss=0.1, images/s=9.6, memory=1.2 GB]":
+            "train student (s): 9 of 20, 00:12 left, 1.20step/s, loss 0.1, images/s 9.6, memory 1.2 GB",
+        "crops: 100%|##########| 5/5 [01:02<00:00, 12.4s/photo]": "crops: 5 of 5, took 01:02, 12.4s/photo",
+        "crops:   0%|          | 0/5 [00:00<?, ?photo/s]": "crops: 0 of 5, ? left",
+        "a.pth:  50%|#####     | 9.0M/18.0M [00:01<00:01, 9.00MB/s]": "a.pth: 9.0M of 18.0M, 00:01 left, 9.00MB/s",
+        "x4: 12image [00:10]": "x4: 12image [00:10]",
+    }  # fmt: skip
+    for bar, line in states.items():
+        assert plain(bar) == line
+
+
+def test_real_bars_are_read(capsys):
+    from tqdm import tqdm
+
+    bar = tqdm(total=20, desc="train student (s)", unit="step", ncols=200, file=sys.stdout, mininterval=0)
+    bar.update(5)
+    bar.set_postfix({"loss": "0.1"} | progress.beside(bar, torch.device("cpu"), 8))
+    bar.close()
+    last = capsys.readouterr().out.split("\r")[-1].strip("\n")
+    assert re.fullmatch(
+        r"train student \(s\): 5 of 20, .* left, .*step/s, loss 0.1, .*memory [\d.]+ GB", plain(last)
+    ), last
 
 
 def test_bars_move_on_a_terminal():

@@ -23,7 +23,7 @@ DIRECTION = [
     {"data"},
     {"training"},
     {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "doctor"},
-    {"colab", "lessons"},
+    {"colab", "forecast", "lessons", "uploads"},
     {"run_notebooks"},
     {"__main__"},
 ]

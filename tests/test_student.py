@@ -8,6 +8,7 @@ from kd_utils import config
 from kd_utils.common import sources
 from kd_utils.common.errors import CheckpointError, ConfigError
 from kd_utils.models import student
+from kd_utils.models.shipped import find_student
 from kd_utils.models.student import StudentError
 
 
@@ -191,12 +192,12 @@ def test_bombs_are_refused(tmp_path):
 
 
 def test_models_that_ship_go_by_family_and_size():
-    assert student.find_student("m").name == "student_x4_m.pth" and student.find_student().name == "student_x4_m.pth"
-    assert student.find_student("anime-m").name == "student_x4_anime_m.pth"
-    made = student.load(student.find_student("anime-m")).meta
+    assert find_student("m").name == "student_x4_m.pth" and find_student().name == "student_x4_m.pth"
+    assert find_student("anime-m").name == "student_x4_anime_m.pth"
+    made = student.load(find_student("anime-m")).meta
     assert made["teacher"] == "anime_6B" and made["teacher_sha256"] == sources.ROUNDED["anime_6B"][1].sha256
     with pytest.raises(ConfigError, match="no student_x4_anime_l.pth among the students that ship"):
-        student.find_student("anime-l")
+        find_student("anime-l")
 
 
 def test_a_flipped_bit_in_a_name_is_found_too(tmp_path):

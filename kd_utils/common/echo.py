@@ -6,7 +6,25 @@ import re
 import time
 from typing import TextIO
 
-LOG_EVERY = 15  # seconds between two states of a progress bar in a log file
+LOG_EVERY = 60  # seconds between two states of a progress bar in a log file
+
+# A state of a bar as tqdm draws it: "crops:  40%|####      | 2/5 [00:10<00:15,  5.00s/photo, memory=1.0 GB]".
+BAR = re.compile(r"(?:(.*?): +)?\d+%\|[^|]*\| *(\S+)/(\S+) \[([^<\]]+)<([^,\]]+)(?:, +([^,\]]+))?(?:, (.*))?\]")
+
+
+def plain(bar: str) -> str:
+    """A state of a progress bar as a line for a log file: how far, how long still, how fast."""
+    found = BAR.fullmatch(bar.strip())
+    if not found:
+        return bar
+    name, done, total, took, left, pace, more = found.groups()
+    when = f"took {took}" if done == total else f"{left} left"
+    known = [f"{done} of {total}", when]
+    if pace and not pace.startswith("?"):
+        known.append(pace)
+    if more:
+        known.append(more.replace("=", " "))
+    return (f"{name}: " if name else "") + ", ".join(known)
 
 
 class Echo:
@@ -40,8 +58,10 @@ class Echo:
                 self.end_line()
 
             is_bar = sign == "\r" and not self.is_terminal
-            if is_bar and not self._is_due(part):
-                continue
+            if is_bar:
+                if not self._is_due(part):
+                    continue
+                part = plain(part)
             if part.strip() or (part and self.is_terminal):
                 indent = "  " if self.at_line_start else ""
                 self.out.write(indent + part)

@@ -15,7 +15,7 @@ from kd_utils.common import devices
 from kd_utils.common.devices import Runtime
 from kd_utils.common.tensors import enlarged
 from kd_utils.config import Config
-from kd_utils.evaluation.scores import ROWS, Cost, Timing
+from kd_utils.evaluation.scores import ROWS, START, Cost, Timing
 from kd_utils.models import student, teacher
 
 
@@ -42,7 +42,7 @@ def measure(
 ) -> tuple[dict[str, Cost], Timing]:
     """The costs of each row, and how they were timed.
 
-    The baseline is the student's own network, so it is not timed again.
+    The baseline and where the student began are the student's own network, so they are not timed again.
     """
     side = max(4, cfg.eval.time_side // 4 * 4)
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -69,8 +69,9 @@ def measure(
     megapixels = (side * cfg.scale) ** 2 / 1e6
     for row, ms in took.items():
         costs[row].ms_per_megapixel = ms / megapixels
-    if "baseline" in students:
-        costs["baseline"] = costs["student"]
+    for row in ("baseline", START):
+        if row in students:
+            costs[row] = costs["student"]
 
     return costs, Timing(engine(device, runtime.dtype), torch.get_num_threads(), side, cfg.eval.time_repeats)
 

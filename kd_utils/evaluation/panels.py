@@ -14,6 +14,7 @@ from kd_utils.evaluation import figures, viewer
 from kd_utils.evaluation.perceptual import central
 from kd_utils.evaluation.report import PhotoSection
 from kd_utils.evaluation.scores import Scores
+from kd_utils.evaluation.tables import row_label
 
 SLIDER = (720, 960)  # at most this much of a photo (height, width) goes into a slider: the report stays light
 ZOOMS = 2  # magnified places of a panel
@@ -41,11 +42,11 @@ def draw(
 
     titled = {}
     for row, image in _distinct(images).items():
-        title = row
+        title = row_label(row, 4)
         if row == "input":
             title = f"input {image.shape[1]}x{image.shape[0]}"
         if row in scores and scores[row].psnr_y_teacher:
-            title = f"{row}  {scores[row].psnr_y_teacher:.1f} dB"
+            title = f"{title}  {scores[row].psnr_y_teacher:.1f} dB"
         titled[title] = image
 
     label = display_name(Path(name).stem)
@@ -64,10 +65,12 @@ def section(shown: TestPanel) -> PhotoSection:
     for row, image in _distinct(shown.images).items():
         factor = original.shape[0] // image.shape[0]
         part = central(image, height // factor, width // factor)
-        pictures.append(viewer.Picture(row, part))
+        pictures.append(viewer.Picture(row_label(row, 4), part))
         if part.shape == label.shape and row != "teacher":
             difference = figures.error_map(part, label)
-            differences.append(viewer.Picture(f"{row} − teacher", difference, "difference from the teacher"))
+            differences.append(
+                viewer.Picture(f"{row_label(row, 4)} − teacher", difference, "difference from the teacher")
+            )
 
     plain = pictures[1].name if pictures[1].name == "bicubic" else "input"
     slider = viewer.slider_fragment([*pictures, *differences], plain, "student")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from kd_utils.common import sources
 from kd_utils.common.names import display_name
 from kd_utils.evaluation import figures, tables, viewer
-from kd_utils.evaluation.scores import ROWS, Evaluation, Timing, known
+from kd_utils.evaluation.scores import START, Evaluation, Timing, known
 from kd_utils.evaluation.tables import plain_label, row_label
 
 DRIFT_SEEN = 3.0  # levels of 255: a mean colour that is off by more can be seen side by side
@@ -69,6 +69,9 @@ def headline(e: Evaluation) -> str:
         return f"The student has hardly learned from its teacher yet: {student:.1f} dB to it, {gain}, {cost}."
 
     closer = f"{student - base:.1f} dB closer than {plain}"
+    began = e.scores[START].psnr_y_teacher if START in e.scores else None
+    if began is not None:
+        closer += f", {abs(student - began):.1f} dB {'closer' if student >= began else 'farther'} than where it began"
     if alone is not None:
         closer += f" and {student - alone:.1f} dB closer than the baseline"
     if e.scores["student"].sharpness is not None:
@@ -140,9 +143,10 @@ def findings(e: Evaluation) -> list[str]:
 
 def _order_to_the_original(e: Evaluation) -> str:
     names = {"student": "the student", "teacher": "the teacher", "baseline": "the baseline"}
+    names[START] = "the student where it began"
     names["bicubic"] = plain_label(e.protocol.scale)
     known = []
-    for row in ROWS:
+    for row in e.rows:
         if e.scores[row].psnr_y is not None:
             known.append((e.scores[row].psnr_y, names[row]))
 
@@ -275,7 +279,7 @@ def page(e: Evaluation, photos: Sequence[PhotoSection], curve: str) -> str:
         e=e,
         title=headline(e),
         cards=cards(e),
-        rows=[row_label(row, e.protocol.scale) for row in ROWS],
+        rows=[row_label(row, e.protocol.scale) for row in e.rows],
         columns=tables.score_columns(e),
         photo_rows=[tables.photo_label(photo) for photo in e.per_photo],
         photo_columns=tables.photo_columns(e),
@@ -291,6 +295,6 @@ def page(e: Evaluation, photos: Sequence[PhotoSection], curve: str) -> str:
 
 def table_html(e: Evaluation) -> str:
     """The table of scores for a notebook: HTML with its own style, the best value of each column bold."""
-    rows = [row_label(row, e.protocol.scale) for row in ROWS]
+    rows = [row_label(row, e.protocol.scale) for row in e.rows]
     table = viewer.macro("table")(rows, tables.score_columns(e))
     return f'<style>{viewer.source("table.css")}</style><div class="kd-table">{table}</div>'

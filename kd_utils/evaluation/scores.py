@@ -13,6 +13,8 @@ from kd_utils.common.errors import StoreError
 T = TypeVar("T")
 
 ROWS = ("bicubic", "student", "baseline", "teacher")  # at scale 1 "bicubic" is the untouched input
+START = "start"  # the student that the training began with, where it began with one
+ORDER = ("bicubic", START, "student", "baseline", "teacher")
 
 # Rows as older versions named them, and their names now.
 OLD_NAMES = {"student_no_teacher": "baseline"}
@@ -119,21 +121,27 @@ class Evaluation:
     notes: list[str]
     made_by: MadeBy | None = None  # None: made by an older version
 
+    @property
+    def rows(self) -> list[str]:
+        """The rows of its tables, in their order."""
+        return [row for row in ORDER if row in self.scores]
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: scores and costs of a row stand together under "models"."""
         out = asdict(self)
         scores, costs = out.pop("scores"), out.pop("costs")
-        out["models"] = {row: scores[row] | costs[row] for row in ROWS}
+        out["models"] = {row: scores[row] | costs[row] for row in self.rows}
         return out
 
     @classmethod
     def from_dict(cls, made: dict[str, Any]) -> Evaluation:
         """From the JSON object, also of an older version. Raises KeyError or TypeError where it is none."""
         models = _renamed(made["models"])
+        rows = [row for row in ORDER if row in ROWS or row in models]
         photos = []
         for photo in made["per_photo"]:
-            rows = {row: _known(Scores, values) for row, values in _renamed(photo["models"]).items()}
-            photos.append(PhotoScores(photo["name"], photo["size"], rows))
+            by_row = {row: _known(Scores, values) for row, values in _renamed(photo["models"]).items()}
+            photos.append(PhotoScores(photo["name"], photo["size"], by_row))
 
         protocol = dict(made["protocol"])
         protocol["timing"] = _known(Timing, protocol["timing"])
@@ -142,8 +150,8 @@ class Evaluation:
             teacher=_known(TeacherName, made["teacher"]),
             trained={row: _known(Training, how) for row, how in _renamed(made.get("trained", {})).items()},
             protocol=_known(Protocol, protocol),
-            scores={row: _known(Scores, models.get(row, {})) for row in ROWS},
-            costs={row: _known(Cost, models.get(row, {})) for row in ROWS},
+            scores={row: _known(Scores, models.get(row, {})) for row in rows},
+            costs={row: _known(Cost, models.get(row, {})) for row in rows},
             per_photo=photos,
             notes=made["notes"],
             made_by=_known(MadeBy, by) if by else None,

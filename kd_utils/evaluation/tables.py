@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kd_utils.common.names import display_name
-from kd_utils.evaluation.scores import ROWS, Evaluation, PhotoScores, Scores
+from kd_utils.evaluation.scores import START, Evaluation, PhotoScores, Scores
 
 ORIGINAL, TEACHER, COST = "to the original", "to the teacher", "cost"
 SHORT = {ORIGINAL: " o.", TEACHER: " t.", COST: ""}  # the groups in a table of text
@@ -80,6 +80,8 @@ RANKS = {
 def row_label(row: str, scale: int) -> str:
     if row == "bicubic" and scale == 1:
         return "input, untouched"
+    if row == START:
+        return "where it began"
     return row
 
 
@@ -91,13 +93,13 @@ def plain_label(scale: int) -> str:
 
 
 def score_columns(e: Evaluation) -> list[Column]:
-    """The table of scores and costs, a cell for each of ROWS; a column that no row has a number for is left out."""
+    """The table of scores and costs, a cell for each row; a column that no row has a number for is left out."""
     columns = []
     for measure in MEASURES.values():
-        values = [_value(e, row, measure) for row in ROWS]
+        values = [_value(e, row, measure) for row in e.rows]
         if measure.key in OPTIONAL and values.count(None) == len(values):
             continue
-        columns.append(Column(measure.group, measure.title, _cells(measure, values, ROWS)))
+        columns.append(Column(measure.group, measure.title, _cells(measure, values, e.rows)))
 
     columns.append(_speed_column(e))
     return columns
@@ -113,7 +115,7 @@ def _speed_column(e: Evaluation) -> Column:
     """How many times as fast as the teacher."""
     teacher = e.costs["teacher"].ms_per_megapixel
     cells = []
-    for row in ROWS:
+    for row in e.rows:
         took = e.costs[row].ms_per_megapixel
         if row == "bicubic" or not took or not teacher:
             cells.append(Cell(NONE, None))
@@ -127,7 +129,7 @@ def photo_columns(e: Evaluation) -> list[Column]:
     columns = []
     for key in PHOTO_KEYS:
         measure = MEASURES[key]
-        rows = list(ROWS)
+        rows = e.rows
         if measure.group == TEACHER:
             rows.remove("teacher")  # it is not compared with itself
 
@@ -175,7 +177,7 @@ def table(e: Evaluation) -> str:
     p = e.protocol
     columns = score_columns(e)
     lines = [["", *(column.title + SHORT[column.group] for column in columns)]]
-    for n, row in enumerate(ROWS):
+    for n, row in enumerate(e.rows):
         lines.append([row_label(row, p.scale), *(column.cells[n].text for column in columns)])
 
     legend = (

@@ -15,7 +15,7 @@ from kd_utils.common import devices
 from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import SharpenError, StudentError
 from kd_utils.common.tensors import bicubic
-from kd_utils.models import onnx_graph, student, tiling
+from kd_utils.models import onnx_graph, shipped, student, tiling
 
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
 
@@ -56,9 +56,9 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
     A model of a larger scale than wanted is resized down. `engine` is "torch", or "onnx" for onnxruntime on the CPU.
     Raises CheckpointError, ConfigError or SharpenError.
     """
-    if scale not in student.DEFAULT_SIZE:
+    if scale not in shipped.DEFAULT_SIZE:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
-    path = student.find_student(model, scale)
+    path = shipped.find_student(model, scale)
     where = devices.resolve_device("cpu" if engine == "onnx" and device == "auto" else device)
     net, native = _load_network(path, engine)
     if native < scale:

@@ -9,7 +9,6 @@ tiny, not on the feature maps, so that training wide costs what training plain c
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_utils.common import files
-from kd_utils.common.errors import ConfigError, StudentError
+from kd_utils.common.errors import StudentError
 from kd_utils.common.tensors import checksum, read_checkpoint
-from kd_utils.config import shipped
 
 # width and number of inner convolutions; GMAC for a 1024x1024 output: 3.4, 9.4, 19.7
 SIZES = {"s": (24, 8), "m": (32, 14), "l": (32, 31)}
 UP = 4  # the body always runs on the output/4 grid
-DEFAULT_SIZE = {4: "m", 2: "m", 1: "s"}  # by scale, of the students that ship
 
 
 class Convolution(nn.Conv2d):
@@ -191,23 +188,6 @@ def load(path: str | Path) -> Student:
     net.meta = dict(meta) if isinstance(meta, dict) else {}
     net.meta.pop("sha256", None)  # it belongs to the file, and was verified
     return net
-
-
-def find_student(model: str | Path = "", scale: int = 4) -> Path:
-    """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
-
-    A name is a size, such as "m", or a family and a size, such as "anime-m": the family says which teacher taught it.
-    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
-    """
-    name = str(model) or DEFAULT_SIZE[scale]
-    if re.fullmatch(r"([a-z]+-)?[sml]", name):
-        return shipped(f"student_x{1 if scale == 1 else 4}_{name.replace('-', '_')}.pth")
-    path = Path(name).expanduser()
-    if path.suffix.lower() == ".onnx":
-        raise ConfigError(f"model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
-    if not path.exists():
-        raise ConfigError(f"model {name} is neither a file nor one of {', '.join(SIZES)}: check the path")
-    return path
 
 
 def from_state_dict(state: dict[str, Tensor]) -> Student:

@@ -113,9 +113,9 @@ def resolve_teacher(cfg: Config) -> TeacherRef:
     """The teacher of a run.
 
     A work folder whose labels were made by the official file, or by the rounded weights, goes on with the same. The
-    preset `quick` takes the rounded ones, which come by pip and so to every machine.
+    presets `quick` and `adapt` take the rounded ones, which come by pip and so to every machine.
     """
-    official = False if cfg.preset == "quick" and cfg.teacher in sources.ROUNDED else None
+    official = False if cfg.preset in ("quick", "adapt") and cfg.teacher in sources.ROUNDED else None
     index = Workdir.of(cfg).label_index
     if index.is_file():
         made_by = files.read_json(index).get("teacher_sha256", "")

@@ -7,6 +7,7 @@ copy is read back. What could not be copied waits here and is tried again.
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,24 @@ class Drive:
         place = self.place(path)
         self.waiting[place.with_name(name or place.name)] = path
         self.retry()
+
+    def copy_dated(self, path: Path) -> None:
+        """Copy a file under the names of the run and of the day, numbered where that name holds another content.
+
+        So no file is rewritten, as Drive loses those, and people find the one that they look for.
+        """
+        run = self.here.resolve().name
+        stem = f"{path.stem}-{run}-{datetime.date.today()}"
+        with suppress(OSError):
+            data = path.read_bytes()
+            name = f"{stem}{path.suffix}"
+            number = 2
+            while self.place(path).with_name(name).is_file():
+                if self.place(path).with_name(name).read_bytes() == data:
+                    return
+                name = f"{stem}-{number}{path.suffix}"
+                number += 1
+            self.copy(path, name)
 
     def retry(self) -> None:
         """Copy what waits."""

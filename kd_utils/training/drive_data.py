@@ -50,6 +50,10 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
+def _files(count: int) -> str:
+    return f"{count} file{'s' if count > 1 else ''}"
+
+
 # ---- from Drive
 
 
@@ -65,7 +69,7 @@ def restore(cfg: Config, kept: Kept) -> bool:
     """Bring back the shards that the work folder lacks; whether all packs could be read. What is wrong is said."""
     work = Workdir.of(cfg)
     folder = work.crops if kept.kind == "crops" else work.labels
-    print(f"{kept.kind} come from Google Drive: {gigabytes(kept.bytes)} in {len(kept.packs)} files ({kept.name})")
+    print(f"{kept.kind} come from Drive: {gigabytes(kept.bytes)} in {_files(len(kept.packs))} ({kept.name})")
     whole = True
     for name in tqdm(kept.packs, desc=f"{kept.kind} from Drive", unit="file"):
         local = work.root / "data" / name
@@ -116,8 +120,8 @@ def keep(cfg: Config, kept: Kept, shards: Sequence[Path]) -> None:
     if not _has_room(cfg, kept.kind, RATIO * raw):
         return
     print(
-        f"Keeping the {kept.kind} on Google Drive: about {gigabytes(RATIO * raw)} ({gigabytes(raw)} here, packed "
-        f"without loss) in {len(groups)} files in {_folder(cfg)}"
+        f"Keeping the {kept.kind} on Drive: about {gigabytes(RATIO * raw)} ({gigabytes(raw)} here, packed without "
+        f"loss) in {_files(len(groups))} in {_folder(cfg)}"
     )
 
     stem = f"{kept.kind}-{datetime.date.today()}-{work.root.resolve().name}-{kept.key[:6]}"

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kd_utils.common import devices
 from kd_utils.common.errors import StudentError, TrainError
 from kd_utils.common.tensors import to_tensor
 from kd_utils.config import STAND_INS, Config, shipped
 from kd_utils.data.crops import BatchPlan, CropIndex, Crops
 from kd_utils.models import pruning, student
+from kd_utils.models import shipped as shipped_students
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef, load_teacher
 
@@ -28,10 +30,15 @@ def training_seed(cfg: Config) -> int:
 def resolve_init(cfg: Config, index: CropIndex, ref: TeacherRef) -> Config:
     """`train.init` as what it means here.
 
-    A student that ships becomes the path of its file, and "auto" becomes "teacher" where the student can be cut out of
-    the teacher, else "".
+    A student that ships, or "shipped", becomes the path of its file, and "auto" becomes "teacher" where the student can
+    be cut out of the teacher, else "".
     """
-    if cfg.train.init in STAND_INS:
+    if cfg.train.init == "shipped":
+        path, by_this_teacher = shipped_students.taught_by(ref.name, ref.sha256, cfg.student.size, cfg.scale)
+        if not by_this_teacher and devices.process_rank() == 0:
+            print(f"No student of this size that {ref.name} taught ships: the beginning is {path.stem}, by another.")
+        init = str(path)
+    elif cfg.train.init in STAND_INS:
         init = str(shipped(f"{cfg.train.init}.pth"))
     elif cfg.train.init == "auto":
         init = "teacher" if _can_be_cut(cfg, index, ref) else ""

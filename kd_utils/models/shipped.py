@@ -1,0 +1,68 @@
+"""The students that ship: their names, the file of a name, and which of them a teacher taught."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kd_utils.common.errors import ConfigError
+from kd_utils.config import ASSETS, shipped
+from kd_utils.models import student
+from kd_utils.overrides import did_you_mean
+
+NAME = re.compile(r"([a-z]+-)?[sml]")  # of a student that ships
+DEFAULT_SIZE = {4: "m", 2: "m", 1: "s"}  # by scale, of the students that ship
+TAUGHT = {"realesr-general-x4v3": "general_x4v3"}  # teachers as older files name them, and their names now
+
+
+def find_student(model: str | Path = "", scale: int = 4) -> Path:
+    """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
+
+    A name is a size, such as "m", or a family and a size, such as "anime-m": the family says which teacher taught it.
+    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
+    """
+    name = str(model) or DEFAULT_SIZE[scale]
+    if NAME.fullmatch(name):
+        return shipped(f"student_x{1 if scale == 1 else 4}_{name.replace('-', '_')}.pth")
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".onnx":
+        raise ConfigError(f"model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
+    if not path.exists():
+        known = shipped_names(scale)
+        hint = did_you_mean(name, known) or ": check the path"
+        raise ConfigError(f"model {name} is neither a file nor one of {', '.join(known)}{hint}")
+    return path
+
+
+def shipped_names(scale: int = 4) -> list[str]:
+    """The names that `find_student` knows at a scale, by the files that are there: those without a family first."""
+    prefix = f"student_x{1 if scale == 1 else 4}_"
+    names = []
+    for path in (ASSETS / "weights").glob(f"{prefix}*.pth"):
+        name = path.stem.removeprefix(prefix).replace("_", "-")
+        if NAME.fullmatch(name):
+            names.append(name)
+    return sorted(names, key=lambda name: ("-" in name, name.rpartition("-")[0], "sml".index(name[-1])))
+
+
+def taught_by(teacher: str, sha256: str, size: str, scale: int) -> tuple[Path, bool]:
+    """The student that ships of this size and scale, and whether this teacher taught it.
+
+    Where the teacher taught none, it is the one without a family. Raises ConfigError where none of the size ships.
+    """
+    alike = []
+    for name in shipped_names(scale):
+        path = find_student(name, scale)
+        net = student.load(path)
+        if (net.feat, net.convs, net.scale) != (*student.shape(size), scale):
+            continue
+        made_by = net.meta.get("teacher", "")
+        if net.meta.get("teacher_sha256") == sha256 or TAUGHT.get(made_by, made_by) == teacher:
+            return path, True
+        alike.append(path)
+    if alike:
+        return alike[0], False
+    raise ConfigError(
+        f"train.init=shipped: no student of size {size} and scale {scale} ships (there: "
+        f"{', '.join(shipped_names(scale))}): choose student.size among those, or leave train.init out"
+    )
