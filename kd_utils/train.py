@@ -62,7 +62,7 @@ def train(cfg: Config, watch: Watch | None = None) -> Trained:
     work = Workdir.of(cfg)
     index = read_index(cfg)
     ref = resolve_teacher(cfg)
-    cfg = resolve_init(cfg, index, ref)
+    cfg = resolve_init(cfg, index, ref, quiet=False)
     labels = require_labels(cfg, work, index, ref)
     runtime = devices.resolve_runtime(cfg.device, cfg.train.dtype, training=True)
     if cfg.train.batch % runtime.world:

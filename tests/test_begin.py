@@ -109,7 +109,7 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
     def resolved(more):
         cfg = make("quick", f"{labelled[1]} train.init=shipped {more}")
         ref = teacher.TeacherRef(name, tmp_path, sha256)
-        return Path(initialization.resolve_init(cfg, index, ref).train.init).name
+        return Path(initialization.resolve_init(cfg, index, ref, quiet=False).train.init).name
 
     name, sha256 = "anime_6B", "0"
     assert resolved("student.size=m") == "student_x4_anime_m.pth" and not capsys.readouterr().out

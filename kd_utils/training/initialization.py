@@ -27,7 +27,7 @@ def training_seed(cfg: Config) -> int:
     return cfg.seed if cfg.train.seed < 0 else cfg.train.seed
 
 
-def resolve_init(cfg: Config, index: CropIndex, ref: TeacherRef) -> Config:
+def resolve_init(cfg: Config, index: CropIndex, ref: TeacherRef, quiet: bool = True) -> Config:
     """`train.init` as what it means here.
 
     A student that ships, or "shipped", becomes the path of its file, and "auto" becomes "teacher" where the student can
@@ -35,7 +35,7 @@ def resolve_init(cfg: Config, index: CropIndex, ref: TeacherRef) -> Config:
     """
     if cfg.train.init == "shipped":
         path, by_this_teacher = shipped_students.taught_by(ref.name, ref.sha256, cfg.student.size, cfg.scale)
-        if not by_this_teacher and devices.process_rank() == 0:
+        if not (by_this_teacher or quiet or devices.process_rank()):
             print(f"No student of this size that {ref.name} taught ships: the beginning is {path.stem}, by another.")
         init = str(path)
     elif cfg.train.init in STAND_INS:
