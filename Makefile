@@ -65,6 +65,9 @@ torture: $(DEV) ## kills, damage, two runs, lost Drives, full disks, mutated inp
 docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs/notebooks/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict $(ARGS)
 
+demo: $(RUN) ## the student in the browser, at http://127.0.0.1:8008/ (the first time it fetches onnxruntime-web)
+	$(PY) -m kd_utils demo $(ARGS)
+
 notebook: $(DEV) ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
 

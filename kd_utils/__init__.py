@@ -9,6 +9,7 @@ The pipeline, one file a step. A step is one function of the settings, such as `
     sharpen.py        step 5, notebook 05: photos and folders
     look.py           any models compared on a photo of one's own
     export.py         a student in the formats of other programs
+    demo.py           a student in the browser, served on this machine
 
 What a run depends on, and where it leaves things:
 

@@ -39,6 +39,10 @@ TOOLS = {
         "a student for other programs: ncnn, ONNX, safetensors, PyTorch",
         ["m out/ --to ncnn,onnx", "workdir/student_model.pth mine-x4.onnx"],
     ),
+    "demo": (
+        "the student in the browser: a page on this machine",
+        ["", "--model workdir/student_model.pth"],
+    ),
     "doctor": ("what is installed, found and cached here; whether a work folder is whole", ["", "--json", "workdir"]),
 }
 

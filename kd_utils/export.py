@@ -134,6 +134,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     for path in export(args.student, args.output, args.to, args.fp16, args.scale):
         weights = path.with_suffix(".bin")
-        also = f" and {weights.name} of {weights.stat().st_size / 1e6:.2f} MB" if path.suffix == ".param" else ""
-        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB{also}")
+        also = f" and {weights.name} of {_size(weights)}" if path.suffix == ".param" else ""
+        print(f"{path}: {_size(path)}{also}")
     return 0
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

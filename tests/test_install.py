@@ -99,7 +99,7 @@ def test_the_files_agree():
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"], *extras["notebooks"], *extras["export"], *extras["official"]]
     assert sorted(map(str, map(Requirement, asked))) == sorted(map(str, requirements().values()))
-    assert set(extras) == {*doctor.EXTRAS, "fast", "dev", "docs"}
+    assert set(extras) == {*doctor.EXTRAS, "demo", "fast", "dev", "docs"}
     core = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
     assert not core & (OFFICIAL | {"papermill", "ipywidgets", "onnx", "onnxruntime"}), "a small core"
     assert project["requires-python"] == ">=3.11,<3.14" and project["license"] == "BSD-3-Clause"
@@ -168,6 +168,8 @@ def test_the_wheel_holds_no_more_than_it_needs(wheel):
     package = wheel / "kd_utils"
     weights = {p.name for p in (ROOT / "assets" / "weights").glob("student_*.pth")}
     assert {p.name for p in (package / "assets" / "weights").iterdir()} == weights
+    page = {p.name for p in (ROOT / "assets" / "demo").iterdir()}
+    assert {p.name for p in (package / "assets" / "demo").iterdir()} == page
     assert (package / "py.typed").is_file() and list((package / "evaluation" / "templates").iterdir())
     assert sum(p.stat().st_size for p in wheel.rglob("*") if p.is_file() and p.suffix != ".pyc") < 6_000_000
 

@@ -22,7 +22,7 @@ DIRECTION = [
     {"evaluation"},
     {"data"},
     {"training"},
-    {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "doctor"},
+    {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "demo", "doctor"},
     {"colab", "forecast", "lessons", "uploads"},
     {"run_notebooks"},
     {"__main__"},

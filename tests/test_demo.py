@@ -1,0 +1,278 @@
+"""The student in the browser: the server of `demo`, and its page in a real Chromium against `sharpen`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.sharpening import save
+from PIL import Image
+
+from kd_utils import demo
+from kd_utils.__main__ import main
+from kd_utils.common.errors import CheckpointError, SourceError
+from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
+from kd_utils.config import ASSETS, shipped
+from kd_utils.export import export
+from kd_utils.models import student
+from kd_utils.models.onnx_graph import graph
+from kd_utils.sharpen import sharpen
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120_000  # milliseconds: a machine that runs other things too is slow
+MEMORY_12MP = 700e6  # bytes of the page's process at its peak, for an output of 12 megapixels (docs/export.md)
+
+
+@pytest.fixture(scope="module")
+def server(models):
+    try:
+        fetch_package(ONNXRUNTIME_WEB)
+    except SourceError as e:
+        pytest.skip(f"LEFT OUT: onnxruntime-web is neither in the cache nor to be had by npm ({e})")
+    with demo.serve(port=0, models=[*models.values()]) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("LEFT OUT: there is no Chromium on this machine (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, opened. Whatever a test does with it, no request may leave this machine, and none may have a body."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.set_default_timeout(PATIENCE)
+    here = f"http://127.0.0.1:{server.server_port}/"
+    asked, failures = [], []
+    opened.context.on("request", lambda request: asked.append(request))
+    opened.on("pageerror", lambda error: failures.append(str(error)))
+    opened.goto(here)
+    opened.wait_for_selector("#model option", state="attached")
+    yield opened
+
+    assert not failures
+    for request in asked:
+        assert request.url.startswith((here, f"blob:{here}", "data:")), request.url
+        assert request.method == "GET" and request.post_data is None, request.url
+    opened.close()
+
+
+def photo(seed: int, width: int, height: int) -> np.ndarray:
+    """Smooth blobs and noise, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    return np.clip(smooth + rng.normal(0, 12, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def choose(page, path: Path, model: str | None = None) -> None:
+    if model:
+        page.select_option("#model", label=model)
+    page.set_input_files("#file", path)
+
+
+def wait_for(page, text: str | re.Pattern, where: str = "#status") -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(where)).to_have_text(text, timeout=PATIENCE)
+
+
+def saved(page, to: Path) -> np.ndarray:
+    """What the button Download gives, (H, W, 3)."""
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(to)
+    with Image.open(to) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+# ---- the server
+
+
+def get(server, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer, answer.read()
+
+
+def test_the_server_gives_out_the_page_and_nothing_else(server):
+    answer, body = get(server, "/")
+    assert answer.status == 200 and body == (ASSETS / "demo" / "index.html").read_bytes()
+    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert get(server, "/app.js?engine=wasm")[0].headers["Content-Type"].startswith("text/javascript")
+    for path in (
+        "/../pyproject.toml",
+        "/%2e%2e/weights/student_x4_m.pth",
+        "/ort/../package.json",
+        "/models/x.onnx",
+        "/ort/",
+    ):
+        answer, body = get(server, path)
+        assert answer.status == 404 and body.startswith(b"There is no "), path
+
+
+def test_the_server_makes_the_students_onnx_files(server):
+    offered = json.loads(get(server, "/models.json")[1])
+    names = [model["name"] for model in offered]
+    assert names[:3] == ["student_x4_m", "student_x4_s", "student_x4_l"] and "student_x1_s" in names
+    assert "student_x4_s_no_teacher" not in names and names[-3:] == ["x4", "x2", "x1"]
+    assert offered[0]["label"] == "m (medium), 4 times larger"
+    assert demo.label("student_x1_photo_s") == "photo s (small), same size"
+    body = get(server, "/models/student_x4_s.onnx")[1]
+    assert body == graph(student.load(shipped("student_x4_s.pth"))).SerializeToString()
+
+
+def test_errors_come_before_the_server(tmp_path, server, capsys):
+    (tmp_path / "no.pth").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="no.pth"):
+        demo.serve(port=0, models=[str(tmp_path / "no.pth")])
+    assert main(["demo", "--port", str(server.server_port)]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+    assert main(["demo", "--setup"]) == 0 and "onnxruntime-web-1.27.0" in capsys.readouterr().out
+
+
+# ---- the page
+
+
+@pytest.mark.parametrize("scale, size", [(4, (301, 263)), (2, (319, 258)), (1, (541, 518))])
+def test_its_pixels_are_those_of_sharpen(page, models, tmp_path, scale, size):
+    """At odd sides, over several tiles, with students that drift in colour."""
+    source = save(tmp_path / "photo.png", photo(scale, *size))
+    choose(page, source, f"x{scale}")
+    wait_for(page, re.compile(r"Done in .* with WASM, \d+ threads?\."))
+    width, height = size
+    assert page.inner_text("#sizes") == f"{width} x {height} → {width * scale} x {height * scale}"
+    assert page.evaluate("crossOriginIsolated"), "threads need it"
+
+    sharpen(source, tmp_path / "python.png", model=models[scale], scale=scale, quiet=True)
+    want = np.asarray(Image.open(tmp_path / "python.png").convert("RGB")).astype(int)
+    difference = np.abs(saved(page, tmp_path / "page.png") - want)
+    assert difference.max() <= 2 and difference.mean() < 0.1
+
+
+def test_the_sample_a_slider_and_the_view_at_1_to_1(page, tmp_path):
+    page.focus("#sample")
+    page.keyboard.press("Enter")
+    wait_for(page, re.compile("Done in"))
+    page.screenshot(path=tmp_path / "demo.png")  # docs/demo.jpg is this one
+
+    # the slider by keys: the divider and what is covered of the output follow
+    slider = page.locator("#position")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.evaluate("after.style.clipPath") == "inset(0px)"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "3" and slider.get_attribute("aria-valuetext") == "3 % before, the rest after"
+
+    # by the mouse
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 3 / 4, box["y"] + 40, steps=3)
+    page.mouse.up()
+    assert abs(int(slider.input_value()) - 75) <= 1
+
+    # 1:1, one pixel of the output for one of the screen; there the mouse moves the photo
+    page.click("#actual")
+    assert page.get_attribute("#actual", "aria-pressed") == "true"
+    assert page.evaluate("stage.offsetWidth * devicePixelRatio") == page.evaluate("after.width")
+    before = page.evaluate("[view.scrollLeft, view.scrollTop]")
+    box = page.locator("#view").bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 150, steps=3)
+    page.mouse.up()
+    assert page.evaluate("[view.scrollLeft, view.scrollTop]") == pytest.approx([before[0], before[1] + 50], abs=1)
+    page.click("#fit")
+    assert page.evaluate("view.scrollWidth <= view.clientWidth && view.scrollHeight <= view.clientHeight")
+
+
+def test_what_is_no_image_or_no_student_gets_a_sentence(page, models, tmp_path):
+    (tmp_path / "letter.jpg").write_bytes(b"Dear Sir or Madam")
+    choose(page, tmp_path / "letter.jpg", "x4")
+    wait_for(page, re.compile("^letter.jpg is no image that this browser can read. JPEG, PNG"), "#error")
+    assert page.locator("#result").is_hidden() and page.locator("#running").is_hidden()
+
+    # too large to be shown
+    tall = save(tmp_path / "tall.png", np.zeros((4200, 2, 3), np.uint8))
+    choose(page, tall)
+    wait_for(page, re.compile("would have 8 x 16800 pixels, more than a browser can show"), "#error")
+
+    # files of one's own: no ONNX, and one of kd-utils export
+    small = save(tmp_path / "small.png", photo(5, 40, 30))
+    choose(page, small)
+    wait_for(page, re.compile("Done in"))
+    (tmp_path / "wrong.onnx").write_bytes(b"\xff" * 50)
+    choose(page, tmp_path / "wrong.onnx")
+    wait_for(page, "wrong.onnx is no ONNX file.", "#error")
+    (own,) = export(models[2], tmp_path / "mine.onnx")
+    choose(page, own)
+    wait_for(page, re.compile("Done in"))
+    assert page.inner_text("#error") == "" and page.inner_text("#sizes") == "40 x 30 → 80 x 60"
+    assert page.locator("#model option").last.inner_text() == "mine.onnx (yours)"
+
+
+def test_cancel_keeps_the_page_alive(page, tmp_path):
+    source = save(tmp_path / "photo.png", photo(2, 900, 700))
+    choose(page, source, "m (medium), 4 times larger")
+    page.wait_for_selector("#result", state="visible")
+    page.keyboard.press("Escape")
+    wait_for(page, "Cancelled.")
+    assert page.locator("#download").is_disabled() and page.locator("#running").is_hidden()
+    choose(page, save(tmp_path / "small.png", photo(2, 60, 50)), "x4")
+    wait_for(page, re.compile("Done in"))
+    assert page.locator("#download").is_enabled()
+
+
+def test_it_fits_a_phone_and_every_control_has_a_name(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.select_option("#model", label="x1")
+    page.click("#sample")
+    wait_for(page, re.compile("Done in"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for scheme, color in (("dark", "rgb(22, 24, 26)"), ("light", "rgb(246, 246, 244)")):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == color
+    for control in page.locator("button:visible, select:visible, input:visible").all():
+        assert control.bounding_box()["height"] >= 32
+    for role, name in (("combobox", "Model"), ("slider", "How much of the photo is shown as it was before")):
+        assert page.get_by_role(role, name=name).count() == 1
+    for name in ("Choose a file", "Take the sample", "Fit", "1:1", "Download PNG"):
+        assert page.get_by_role("button", name=name, exact=True).count() == 1
+
+
+@pytest.mark.slow
+def test_memory_for_an_output_of_12_megapixels(page, browser, tmp_path):
+    source = save(tmp_path / "photo.png", photo(7, 1000, 750))
+    choose(page, source, "s (small), 4 times larger")
+    wait_for(page, re.compile("Done in"))
+    assert saved(page, tmp_path / "page.png").shape == (3000, 4000, 3)
+
+    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    peaks = []
+    for process in processes:
+        if process["type"] == "renderer":
+            status = Path(f"/proc/{process['id']}/status").read_text()
+            peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024)
+    print(f"peak of the page's process: {max(peaks) / 1e6:.0f} MB")
+    assert max(peaks) < MEMORY_12MP
