@@ -21,6 +21,7 @@ from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
 from kd_utils.config import ASSETS
 from kd_utils.models import student
 from kd_utils.models.onnx_graph import graph
+from kd_utils.models.shipped import DEFAULT_SIZE, find_student, shipped_names
 
 PAGE = ASSETS / "demo"
 TYPES = {
@@ -43,8 +44,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-FIRST = ("student_x4_m", "student_x4_s", "student_x4_l")  # of the choice: what `sharpen` takes, and its neighbours
 
 # What the choice says of a student that ships, by its size.
 SIZE_NAMES = {"s": "small", "m": "medium", "l": "large"}
@@ -81,14 +80,14 @@ def label(name: str) -> str:
 
 def find_students(more: list[str]) -> Shelf:
     """The students that ship, and those of `more`, by path or name. Raises ConfigError, CheckpointError."""
-    ship = {path.stem: path for path in sorted((ASSETS / "weights").glob("student_*.pth"))}
-    ship.pop("student_x4_s_no_teacher", None)  # it is for the tables only
     paths = {}
-    for name in [*FIRST, *reversed(ship)]:  # scale 4 before 1
-        if name in ship:
-            paths[name] = ship[name]
+    for scale in (4, 1):
+        for name in sorted(shipped_names(scale), key=lambda name: name != DEFAULT_SIZE[scale]):
+            path = find_student(name, scale)
+            paths[path.stem] = path
+
     for model in more:
-        path = student.find_student(model)
+        path = find_student(model)
         student.load(path)  # so that a file that is no student is refused now, and not in the browser
         paths[path.stem] = path
     return Shelf(paths)

@@ -133,7 +133,7 @@ def test_the_server_gives_out_the_page_and_nothing_else(server):
 def test_the_server_makes_the_students_onnx_files(server):
     offered = json.loads(get(server, "/models.json")[1])
     names = [model["name"] for model in offered]
-    assert names[:3] == ["student_x4_m", "student_x4_s", "student_x4_l"] and "student_x1_s" in names
+    assert names[0] == "student_x4_m" and {"student_x4_s", "student_x4_l", "student_x1_s"} <= set(names)
     assert "student_x4_s_no_teacher" not in names and names[-3:] == ["x4", "x2", "x1"]
     assert offered[0]["label"] == "m (medium), 4 times larger"
     assert demo.label("student_x1_photo_s") == "photo s (small), same size"
