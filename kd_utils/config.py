@@ -242,7 +242,8 @@ def _check_files(cfg: Config) -> None:
         named.append(("loss.vgg", cfg.loss.vgg, VGGS))
     for key, value, words in named:
         if value and value not in words and not _is_file(value):
-            raise ConfigError(f"{key}={value!r} is not there: check the path, or say {' or '.join(words)}")
+            hint = did_you_mean(value, words)
+            raise ConfigError(f"{key}={value!r} is not there: check the path, or say {' or '.join(words)}{hint}")
 
 
 def _is_file(path: str) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd_utils.common import files
-from kd_utils.common.errors import ExportError
+from kd_utils.common.errors import ExportError, UnknownFormat
 from kd_utils.models import shipped, student
 from kd_utils.models.ncnn_writer import write_ncnn
 from kd_utils.models.onnx_graph import graph
+from kd_utils.overrides import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _choose_formats(out: Path, to: Sequence[str]) -> list[Format]:
         if name == "openvino":
             raise ExportError("OpenVINO files are not written yet: use --to onnx, which OpenVINO opens as it is")
         if name not in FORMATS:
-            raise ExportError(f"unknown format {name!r}: choose among {', '.join(FORMATS)}")
+            hint = did_you_mean(name, FORMATS)
+            raise UnknownFormat(f"unknown format {name!r}: choose among {', '.join(FORMATS)}{hint}")
     return [FORMATS[name] for name in dict.fromkeys(to)]
 
 

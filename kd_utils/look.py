@@ -15,14 +15,16 @@ from tqdm.auto import tqdm
 
 from kd_utils import sharpen
 from kd_utils.common import devices, files
-from kd_utils.common.errors import SharpenError
+from kd_utils.common.errors import ConfigError, SharpenError
 from kd_utils.common.names import display_name
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import STAND_INS, TEACHERS, Config
 from kd_utils.evaluation import costs, figures, viewer
 from kd_utils.imaging import reading
 from kd_utils.imaging.reading import Photo
+from kd_utils.models.shipped import shipped_names
 from kd_utils.models.teacher import find_teacher
+from kd_utils.overrides import did_you_mean
 
 MODELS = ("bicubic", "s", "m", "l")  # what is compared where no model is named
 LARGEST = 2048  # pixels: the largest side of the part that is compared, in the output; a page can hold no more
@@ -74,6 +76,8 @@ def look(
     if out.suffix.lower() not in (".html", ".htm"):
         raise SharpenError(f"{out} does not end in .html: give the page to write")
 
+    _require_known(named, scale)
+
     whole = reading.to_rgb(reading.read(photo))  # (H, W, 3)
     part = _part(whole, LARGEST // scale, at)
     looks = _compare(part.image, named, scale, device)
@@ -85,10 +89,19 @@ def widget(image: np.ndarray, models: dict[str, str], scale: int = 4, device: st
 
     `image` is uint8 (h, w, 3) RGB, taken whole; `models` are {title: model}, two at least, models as `look` takes them.
     """
-    looks = _compare(image, models, scale, device)
+    looks = _compare(image, models, scale, device, quiet=True)
     style = viewer.source("table.css") + viewer.source("slider.css")
     shown = _slider(image, looks) + _table(looks, device)
     return f"<style>{style}</style>{shown}<script>{viewer.source('slider.js')}</script>"
+
+
+def _require_known(models: dict[str, str], scale: int) -> None:
+    """Raises ConfigError for a model that is neither a name nor a file, before any of them computes."""
+    names = ["bicubic", "teacher", *shipped_names(scale), *TEACHERS, *STAND_INS]
+    for model in models.values():
+        if model not in names and not Path(model).expanduser().exists():
+            hint = did_you_mean(model, names) or ": check the path"
+            raise ConfigError(f"model {model} is neither a file nor one of {', '.join(names)}{hint}")
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:
@@ -102,9 +115,9 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _compare(image: np.ndarray, models: dict[str, str], scale: int, device: str) -> list[Look]:
+def _compare(image: np.ndarray, models: dict[str, str], scale: int, device: str, quiet: bool = False) -> list[Look]:
     looks = []
-    for title, model in tqdm(models.items(), desc="models", unit="model"):
+    for title, model in tqdm(models.items(), desc="models", unit="model", disable=quiet):
         looks.append(_run(title, model, image, scale, device))
     return looks
 

@@ -51,7 +51,14 @@ def at_most(high: float) -> Range:
 
 
 def one_of(*choices: Any) -> Range:
-    return expect(lambda value: value in choices, f": choose one of {', '.join(map(str, choices))}")
+    names = list(map(str, choices))
+
+    def check(value: Any) -> str:
+        if value in choices:
+            return ""
+        return f": choose one of {', '.join(names)}{did_you_mean(str(value), names)}"
+
+    return check
 
 
 def is_path(value: str) -> str:

@@ -26,11 +26,12 @@ from kd_utils.colab import FORM, absolute
 from kd_utils.common.echo import Echo
 from kd_utils.common.errors import RunError, UsageError
 from kd_utils.config import ROOT, make
+from kd_utils.models.shipped import find_student
 from kd_utils.overrides import did_you_mean, unknown_key
 
 NOTEBOOKS = ROOT / "notebooks"
 RESERVED = {"preset": "--preset", "workdir": "--workdir", "overrides": "--set"}  # they have options of their own
-PATHS = ("teacher", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos")
+PATHS = ("teacher", "data.photos", "data.test_photos", "loss.vgg", "train.init", "photo", "photos", "model")
 
 
 @dataclass
@@ -170,6 +171,9 @@ def _refuse_twice(parameters: Sequence[str], sets: Sequence[str]) -> None:
         if key in parameter_of:
             raise UsageError(f"-p {parameter_of[key]} and --set {key} are the same setting: give one of them")
 
+    model = form.get("model", "yours")
+    if model != "yours":
+        find_student(model, int(form.get("scale", 0)) or 4)
     photo = form.get("photo")
     if photo and not Path(photo).expanduser().exists():
         raise UsageError(f"-p photo={photo}: there is no such file or folder: check the path")
@@ -281,8 +285,8 @@ def _kernel() -> Iterator[None]:
         "language": "python",
     }
     mine = {"TQDM_MININTERVAL": "0.5", "TQDM_NROWS": "20"}
-    # in a log file a bar becomes a line of words, for which nothing may be cut off
-    mine["TQDM_NCOLS"] = str(min(110, shutil.get_terminal_size().columns - 3) if sys.stdout.isatty() else 200)
+    if sys.stdout.isatty():  # for a log file nothing is cut off: there a bar becomes a line of words
+        mine["TQDM_NCOLS"] = str(min(110, shutil.get_terminal_size().columns - 3))
     mine["JUPYTER_PATH"] = os.environ.get("JUPYTER_PATH", "")
     before = {name: os.environ.get(name) for name in mine}
 

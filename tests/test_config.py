@@ -120,7 +120,7 @@ def test_older_provenance_is_read_as_what_was_done_unsaid():
 
 
 def test_unknown_preset_names_the_choices():
-    with pytest.raises(ConfigError, match="quick, colab, full"):
+    with pytest.raises(ConfigError, match="quick, adapt, colab, full"):
         make("fast")
     with pytest.raises(ConfigError, match="did you mean 'quick'"):
         make("quikc")

@@ -66,3 +66,22 @@ def test_a_picture_of_the_page_is_the_models_own(photo, models, tmp_path):
     uri = re.search(r'alt="x4.pth"[^>]*src="data:image/webp;base64,([^"]*)"', page)[1]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
     assert np.array_equal(shown, sharpen.apply(sharpen.load(models[4]), reading.read(photo)).pixels)
+
+
+def test_the_same_comparison_for_a_notebook(models, tmp_path):
+    image = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    html = look.widget(image, {"plain": "bicubic", "mine": models[4], "m <1>": "m"})
+    assert not re.search(r"https?:|<script src|<link|@import|url\(", html) and " id=" not in html
+    assert html.count('src="data:image/webp') == 4 and 'width="240" height="160"' in html
+    assert re.findall(r"<tr><th>([^<]*)</th><td", html) == ["plain", "mine", "m &lt;1&gt;"]
+
+
+def test_files_of_one_name_are_told_apart(photo, models, tmp_path):
+    import shutil
+
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(models[4], folder / "student_model.pth")
+    page = look.look(photo, [str(folder / "student_model.pth") for folder in folders], tmp_path / "p.html").read_text()
+    assert re.findall(r"<tr><th>([^<]*)</th><td", page) == ["student_model.pth", "b/student_model.pth"]

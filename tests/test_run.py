@@ -155,7 +155,7 @@ def test_one_line_for_what_can_be_foreseen(tmp_path, capsys, monkeypatch):
     for command, code, message in (
         (["label"], 1, "run step 1 first"),
         (["train", "--set", "train.lr=fast"], 2, "train.lr='fast' is not a finite number"),
-        (["prepare", "--preset", "fats"], 2, "choose one of quick, colab, full"),
+        (["prepare", "--preset", "fats"], 2, "choose one of quick, adapt, colab, full"),
         (["prepare", "--set", "data.photos=nowhere"], 1, "data.photos='nowhere' does not exist"),
         (["prepare", "--set", "device=cuda:77"], 2, "try device=auto or device=cpu"),
         (["prepare", "--config", "recipe.toml"], 2, "did you mean 'train.steps'"),
@@ -329,3 +329,19 @@ def test_badges_follow_the_slug(tmp_path):
     new = with_slug(text, "me/mine")
     assert new == text.replace("someone/Else-Where", "me/mine")
     assert with_slug(new, "someone/Else-Where") == text
+
+
+def test_near_names_and_one_exit_code_for_a_wrong_call(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command, message in (
+        (["sharpen", "x.png", "o.png", "--model", "animem"], "did you mean 'anime-m'"),
+        (["look", "x.png", "--model", "bicubik", "m", "--out", "a.html"], "did you mean 'bicubic'"),
+        (["export", "m", "out", "--to", "ncn"], "did you mean 'ncnn'"),
+        (["run", "-p", "model=animem"], "did you mean 'anime-m'"),
+        (["train", "--set", "train.init=shiped"], "did you mean 'shipped'"),
+        (["train", "--set", "degrade.profile=ligth"], "did you mean 'light'"),
+        (["fetch", "anime6B"], "did you mean 'anime_6B'"),
+        (["prepare", "--preset", "adpat"], "did you mean 'adapt'"),
+    ):
+        assert main(command) == 2, command
+        assert message in capsys.readouterr().err

@@ -35,6 +35,12 @@ class SourceError(KDError):
     """A file that cannot be had, is not what it should be, or cannot be stored."""
 
 
+class UnknownSource(SourceError):
+    """A name of a download that is not known."""
+
+    exit_code = 2
+
+
 class StoreError(KDError):
     """A file of ours that is damaged, or was made under other settings."""
 
@@ -90,6 +96,12 @@ class SharpenError(KDError):
 
 class ExportError(KDError):
     """A student that cannot be written in the format that was asked for."""
+
+
+class UnknownFormat(ExportError):
+    """A name of a format that is not known."""
+
+    exit_code = 2
 
 
 class ColabError(KDError):

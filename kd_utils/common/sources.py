@@ -30,7 +30,7 @@ from kd_utils.common.cache import (
     require_room,
     take_verified,
 )
-from kd_utils.common.errors import SourceError
+from kd_utils.common.errors import SourceError, UnknownSource
 from kd_utils.common.wheels import Member, Wheel, unpack
 
 
@@ -168,7 +168,7 @@ def _require_known(name: str) -> None:
     if name not in SOURCES:
         near = difflib.get_close_matches(name, SOURCES, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(SOURCES)}, and Google Drive links"
-        raise SourceError(f"unknown download {name!r}: {hint}")
+        raise UnknownSource(f"unknown download {name!r}: {hint}")
 
 
 # ---- one file from a server

@@ -136,13 +136,19 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _text(draw: ImageDraw.ImageDraw, xy: tuple[int, int], text: str, width: int, size: int, fill=INK) -> None:
     """Text centred on `xy`: smaller where `width` is too narrow for it, down to SMALLEST, then cut short."""
-    while size > SMALLEST and draw.textlength(text, font=_font(size)) > width:
-        size -= 1
+    size = _size(draw, text, width, size)
     if draw.textlength(text, font=_font(size)) > width:
         while text and draw.textlength(text + "…", font=_font(size)) > width:
             text = text[:-1]
         text += "…"
     draw.text(xy, text, font=_font(size), fill=fill, anchor="mm")
+
+
+def _size(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> int:
+    """The largest size of a font, from `size` down to SMALLEST, in which the text is not wider than `width`."""
+    while size > SMALLEST and draw.textlength(text, font=_font(size)) > width:
+        size -= 1
+    return size
 
 
 def _lines(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:
@@ -228,9 +234,10 @@ def grid(items: Sequence[tuple[str, np.ndarray]], columns: int = 4, cell: int = 
     draw = ImageDraw.Draw(sheet)
     for k, (_, image) in enumerate(items):
         x, y = GAP + k % columns * (cell + GAP), GAP // 2 + k // columns * (head + cell + GAP)
+        size = min(_size(draw, text, cell, 16) for text in titles[k])  # both lines of a title are as large
         for n, text in enumerate(titles[k]):
             middle = y + head // 2 + round(line * (n - (len(titles[k]) - 1) / 2))
-            _text(draw, (x + cell // 2, middle), text, cell, 16)
+            _text(draw, (x + cell // 2, middle), text, cell, size)
 
         height, width = image.shape[:2]
         longer = max(height, width)
