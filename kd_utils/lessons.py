@@ -69,7 +69,7 @@ def written(*paths: str | Path) -> HTML:
     """The files that a step wrote, with their sizes: the end of every notebook."""
     rows = []
     for path in map(Path, paths):
-        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        found = sorted(filter(_shown, path.rglob("*"))) if path.is_dir() else [path]
         for file in found[:LISTED]:
             size = f"{file.stat().st_size:,}" if file.is_file() else "not there"
             rows.append({"file": file, "bytes": size})
@@ -78,6 +78,11 @@ def written(*paths: str | Path) -> HTML:
             size = sum(file.stat().st_size for file in rest)
             rows.append({"file": f"{len(rest)} more files in {path}", "bytes": f"{size:,}"})
     return table(rows)
+
+
+def _shown(path: Path) -> bool:
+    """Whether a path is a file for readers: a lock is none."""
+    return path.is_file() and not path.name.startswith(".")
 
 
 def teacher_note(ref: TeacherRef) -> Markdown:
