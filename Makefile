@@ -42,6 +42,12 @@ test: lint ## install with the development tools, then lint and all tests
 test-fast: lint ## lint, and the tests that take two minutes (all but those marked slow)
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
+test-browser: $(DEV) ## every notebook in JupyterLab in Chromium, screenshots into screenshots/ (minutes; wants Chromium)
+	$(PY) -m pytest tests/browser $(ARGS)
+
+test-colab: $(DEV) ## every notebook on a twin of Colab in .venv-colab (wants Python 3.13, ../shared and 6 GB of disk)
+	$(PY) -m pytest tests/twin $(ARGS)
+
 coverage: $(DEV) ## the fast tests, and which lines of kd_utils they run
 	$(PY) -m pytest -q -m "not slow" --cov=kd_utils --cov-report=term:skip-covered $(ARGS)
 
@@ -138,4 +144,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test coverage test-fast lint torture docs docs-notebooks results notebook pictures badges install venv clean
+.PHONY: help run test test-browser test-colab coverage test-fast lint torture docs docs-notebooks results notebook pictures badges install venv clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from helpers import pipeline
 from kd_utils.config import ROOT
@@ -17,3 +18,17 @@ def read(path):
     for cell in nb["cells"]:
         cell["source"] = "".join(cell["source"])
     return nb, [c for c in nb["cells"] if c["cell_type"] == "code"]
+
+
+def filled_in(name: str, **form: Any) -> dict[str, Any]:
+    """The committed notebook `name` with these values in its form, as a reader types them there."""
+    nb = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
+    lines = "".join(cell["source"]).splitlines()
+    for field, value in form.items():
+        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"{field}: ")]
+        kind, _, rest = lines[at].partition(" = ")
+        comment = rest[rest.index("  #") :]
+        lines[at] = f"{kind} = {value!r}{comment}"
+    cell["source"] = "\n".join(lines)
+    return nb

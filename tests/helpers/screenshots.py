@@ -1,0 +1,28 @@
+"""Screenshots that are kept, for people to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kd_utils.config import ROOT
+
+FOLDER = ROOT / "screenshots"
+TALLEST = 12_000  # CSS pixels of one screenshot of a notebook
+
+
+def keep(page: Any, name: str) -> None:
+    """The whole page, and of JupyterLab the whole notebook, as screenshots/NAME.png."""
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}.png"
+    notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer")
+    if not notebook.count():
+        page.screenshot(path=path, full_page=True)
+        return
+
+    size = page.viewport_size
+    tall = notebook.evaluate("e => e.scrollHeight") + 100
+    page.set_viewport_size({"width": size["width"], "height": min(tall, TALLEST)})
+    notebook.evaluate("e => e.scrollTo(0, 0)")
+    page.wait_for_timeout(500)
+    notebook.screenshot(path=path)
+    page.set_viewport_size(size)
