@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from helpers import pipeline
@@ -20,9 +21,9 @@ def read(path):
     return nb, [c for c in nb["cells"] if c["cell_type"] == "code"]
 
 
-def filled_in(name: str, **form: Any) -> dict[str, Any]:
+def filled_in(name: str, folder: Path = ROOT / "notebooks", **form: Any) -> dict[str, Any]:
     """The committed notebook `name` with these values in its form, as a reader types them there."""
-    nb = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    nb = json.loads((folder / f"{name}.ipynb").read_text())
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
     lines = "".join(cell["source"]).splitlines()
     for field, value in form.items():

@@ -101,10 +101,11 @@ def install(constraints: Path) -> Path:
 
 @dataclass
 class Twin:
-    """A machine of Colab's kind. `content` is what is /content there."""
+    """A machine of Colab's kind. `content` is what is /content there, `origin` the repository on GitHub."""
 
     python: Path
     content: Path
+    origin: Path
     env: dict[str, str]
 
     def versions(self) -> dict[str, str]:
@@ -122,7 +123,7 @@ class Twin:
 
         `wrong` is what goes wrong on Colab: Drive "refused", "nothing" appears, the upload's dialog "closed".
         """
-        nb = filled_in(name, **form)
+        nb = filled_in(name, self.origin / "notebooks", **form)
         ids = [cell["id"] for cell in nb["cells"]]
         nb["cells"] = nb["cells"][: ids.index(until) + 1 if until else None]
         (self.content / f"{name}.ipynb").write_text(json.dumps(nb))
@@ -163,4 +164,4 @@ def boot(base: Path, constraints: Path) -> Twin:
         "IPYTHONDIR": str(base / "ipython"), "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{origin}.insteadOf", "GIT_CONFIG_VALUE_0": f"https://github.com/{REPO_SLUG}.git",
     }  # fmt: skip
-    return Twin(python, content, env)
+    return Twin(python, content, origin, env)
