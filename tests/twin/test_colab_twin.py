@@ -79,5 +79,5 @@ def test_an_uploaded_photo_is_sharpened_and_drive_keeps_it(machine):
     cells = machine.run("05_sharpen", until="sharpen", upload=True, drive=True, workdir=str(machine.content / "mine"))
     assert not errors(cells), errors(cells)[0]["evalue"]
     assert "Google Drive keeps" in texts(cells["config"])
-    assert (machine.content / "drive" / "MyDrive" / "ImageSharpening-KD" / "mine").is_dir()
-    assert list((machine.content / "mine").rglob("sharpened/mine*.png"))
+    kept = machine.content / "drive" / "MyDrive" / "ImageSharpening-KD" / "mine"
+    assert (kept / "sharpened" / "mine (1).png").is_file()
