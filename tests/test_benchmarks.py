@@ -10,7 +10,7 @@ import skimage
 import torch
 from PIL import Image
 
-from benchmarks import cards, results, ship, tables, trials
+from benchmarks import cards, pictures, results, ship, tables, trials
 from kd_utils.common import files
 from kd_utils.config import ROOT, ConfigError, to_dict
 from kd_utils.evaluation.scores import Scores
@@ -264,3 +264,16 @@ def test_every_shipped_student_has_its_recipe_card_and_facts():
         for key in recipe.keys() & facts["settings"].keys() - {"train.init", "loss.vgg"}:
             assert recipe[key] == facts["settings"][key], f"{path.stem}: {key}"
         assert len(facts["history"]["loss"]) > 50 and len(facts["photos"]["train"]) > 20
+
+
+def test_the_pictures_of_the_readme(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    for name in ("hero.jpg", "wipe.webp"):
+        path = ROOT / "assets" / name
+        assert f"](assets/{name})" in readme and path.stat().st_size < pictures.LIMIT
+    before, after = np.zeros((40, 200, 3), np.uint8), np.full((40, 200, 3), 200, np.uint8)
+    shown = np.asarray(pictures.split(before, after, 0.25))
+    assert shown.shape == (60, 300, 3) and shown[5, 60].max() == 0 and shown[5, 90].min() == 200
+    with pytest.raises(AssertionError, match="more than"):
+        noise = np.random.default_rng(0).integers(256, size=(1200, 1200, 3), dtype=np.uint8)
+        pictures.save(tmp_path / "large.jpg", [Image.fromarray(noise)], quality=100, subsampling=0)
