@@ -254,7 +254,7 @@ def small_picture(path: str) -> Photo:
 
 
 def sharpen_photos(cfg: Config, tool: Tool, given: Sequence[Path], strength: float) -> Summary:
-    """Sharpen what `colab.chosen_photos` gave, into ``sharpened/`` on Drive or, without one, in the work folder.
+    """Sharpen what `uploads.chosen_photos` gave, into ``sharpened/`` on Drive or, without one, in the work folder.
 
     Raises SharpenError where not one photo could be sharpened.
     """
