@@ -18,7 +18,6 @@ TERMS = {
     "gt": "L1 to the original",
     "fft": "L1 of spectra to the teacher",
     "gradient": "L1 of neighbouring differences to the teacher",
-    "contrast": "L1 of local contrasts to the teacher",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",
     "adversarial": "adversarial",

@@ -29,7 +29,6 @@ LOSS_TERMS = {
     "gt": "L1 to the original",
     "fft": "spectrum",
     "gradient": "differences of neighbouring pixels",
-    "contrast": "local contrasts",
     "adversarial": "adversarial",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",

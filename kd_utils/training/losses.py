@@ -41,9 +41,6 @@ def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures 
     if weights.gradient:
         loss = loss + weights.gradient * gradient_l1(pred, label)
 
-    if weights.contrast:
-        loss = loss + weights.contrast * contrast_l1(pred, label)
-
     # the perceptual terms look at a part of the batch, so that they cost no more than the student's own step
     for weight, target in ((weights.perceptual, label), (weights.perceptual_gt, original)):
         if weight:
@@ -67,7 +64,7 @@ def baseline_config(cfg: Config) -> Config:
     Where the student begins as its teacher, cut down, the baseline begins with random weights.
     """
     loss = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
-    loss = replace(loss, gradient=0.0, contrast=0.0, adversarial=0.0)
+    loss = replace(loss, gradient=0.0, adversarial=0.0)
     init = "" if cfg.train.init == "teacher" else cfg.train.init
     return replace(cfg, loss=loss, train=replace(cfg.train, init=init))
 
@@ -103,25 +100,6 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     """
     d = _full(a - b)
     return d.diff(dim=-2).abs().mean() + d.diff(dim=-1).abs().mean()
-
-
-def contrast_l1(a: Tensor, b: Tensor, side: int = 8) -> Tensor:
-    """Mean absolute difference of the local contrast, the RMS of neighbouring differences in squares of `side` pixels.
-
-    It asks for as much detail as the label has there, without saying on which pixel: a student that cannot place an
-    edge exactly is then not best off by blurring it. A scalar; two pictures of the same size, at least `side` + 1 high
-    and wide.
-    """
-    return (_local_contrast(_full(a), side) - _local_contrast(_full(b), side)).abs().mean()
-
-
-def _local_contrast(x: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) -> (N, C, h, w): one value every half `side`."""
-    down = x.diff(dim=-2)[..., :-1]
-    across = x.diff(dim=-1)[..., :-1, :]
-    energy = F.avg_pool2d(down.square() + across.square(), side, stride=side // 2)
-    # about the energy of rounding to 8 bits; the root has no slope at 0
-    return (energy + 1e-5).sqrt()
 
 
 def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
