@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kd_utils.common.errors import StoreError
 
@@ -113,6 +112,8 @@ def read_json(path: str | Path, kind: type = object) -> Any:
 
 def write_torch(path: str | Path, obj: Any) -> Path:
     """`torch.save` through a buffer: given a path it writes the file's name into the bytes."""
+    import torch  # no other function here needs it, and it takes seconds to import
+
     buffer = io.BytesIO()
     torch.save(obj, buffer)
     return write_bytes(path, buffer.getbuffer())
