@@ -204,11 +204,22 @@ def test_canvas_depth_and_gray():
     assert tiling.to_canvas(net, reach, deep[..., :1], tile=16).shape == (160, 120, 1)
 
 
-def test_tiles_come_from_the_memory_there_is():
+def test_tiles_come_from_the_memory_there_is(monkeypatch):
     cpu = torch.device("cpu")
+    monkeypatch.setattr(tiling, "_free_memory", lambda: 64 << 30)
     light, heavy = tiling.ReceptiveField(10, 4, 1, 500), tiling.ReceptiveField(10, 4, 1, 20_000)
     assert tiling.choose_tile(light, 10, cpu) > tiling.choose_tile(heavy, 10, cpu) >= 64
-    assert tiling.choose_tile(tiling.ReceptiveField(348, 4, 4, 14_000), 348, cpu) == 348  # or it would be all overlap
+    far = tiling.ReceptiveField(348, 4, 4, 14_000)
+    assert tiling.choose_tile(far, 348, cpu) == 348  # or it would be all overlap
+
+    monkeypatch.setattr(tiling, "_free_memory", lambda: 20 << 30)
+    side = tiling.choose_tile(far, 348, cpu)
+    assert 64 <= side < 348 and (side + 2 * 348) ** 2 * 14_000 < 11 << 30  # about half of what is free
+
+    monkeypatch.setattr(tiling, "_free_memory", lambda: 4 << 30)
+    with pytest.raises(MemoryError, match=r"about 7\.5 GiB with 348 pixels around it, and 4\.0 are free: .*--overlap"):
+        tiling.choose_tile(far, 348, cpu)
+    assert tiling.choose_tile(far, 32, cpu) == 64
 
 
 def test_an_output_that_is_not_finite_is_refused():

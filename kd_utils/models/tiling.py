@@ -21,6 +21,7 @@ class UnknownReceptiveField(ValueError):
 
 
 CPU_BUDGET = 192 << 20  # bytes for one tile's activations; larger tiles are no faster on a CPU
+SMALLEST = 64  # input pixels a side of a tile, to begin with
 PLAIN = (nn.PReLU, nn.LeakyReLU, nn.ReLU, nn.PixelShuffle, nn.PixelUnshuffle, nn.Identity)
 
 
@@ -90,15 +91,29 @@ def _reach_on_its_grid(layer: nn.Module) -> int:
 
 
 def choose_tile(reach: ReceptiveField, overlap: int, device: torch.device) -> int:
-    """The side of a tile (without overlap) whose activations fit into the memory there is."""
+    """The side of a tile (without overlap) whose activations fit into the memory there is.
+
+    Raises MemoryError where a CPU has no room for the smallest one: the system would end the process instead.
+    """
     if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] // 2
+        free = torch.cuda.mem_get_info(device)[0]
+        budget = free // 2
     else:
-        budget = min(_free_memory() // 4, CPU_BUDGET)
-    side = int(math.sqrt(budget / reach.pixel_bytes)) - 2 * overlap
-    # With a large overlap a small tile would be all overlap: rather take more memory (halved if it is not there).
-    side = min(max(side, overlap, 64), 2048)
-    return _round_up(side, reach.multiple)
+        free = _free_memory()
+        budget = min(free // 4, CPU_BUDGET)
+        least = (SMALLEST + 2 * overlap) ** 2 * reach.pixel_bytes
+        if least > free:
+            raise MemoryError(
+                f"a tile needs about {least / 2**30:.1f} GiB with {overlap} pixels around it, and {free / 2**30:.1f} "
+                "are free: close other programs, choose a smaller model, or --overlap 32 (faint seams)"
+            )
+
+    def side_within(memory: int) -> int:
+        return int(math.sqrt(memory / reach.pixel_bytes)) - 2 * overlap
+
+    # With a large overlap a small tile would be all overlap: then it takes more, but not all that is free.
+    side = max(side_within(budget), min(overlap, side_within(free // 2)), SMALLEST)
+    return _round_up(min(side, 2048), reach.multiple)
 
 
 @dataclass(frozen=True)
