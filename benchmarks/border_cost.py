@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kd_utils.common.tensors import to_tensor
 from kd_utils.data.degradations import degrade
-from kd_utils.imaging import reading
+from kd_utils.imaging import folders, reading
 from kd_utils.models.teacher import find_teacher, load_teacher
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     teach = load_teacher(find_teacher(args.teacher))
     rows = []
-    for n, path in enumerate(reading.list_images(args.photos)):
+    for n, path in enumerate(folders.list_images(args.photos)):
         photo = reading.read_rgb(path)
         sides = [min(side, args.side) // 4 * 4 for side in photo.shape[:2]]
         top, left = ((have - side) // 2 for have, side in zip(photo.shape[:2], sides))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from kd_utils.common.tensors import to_tensor
 from kd_utils.export import export
-from kd_utils.imaging import reading
+from kd_utils.imaging import folders, reading
 from kd_utils.models import shipped, student, tiling
 
 TILE, AROUND = 200, 10
@@ -138,7 +138,7 @@ def main() -> None:
         formats(models, folder)
         if args.photos:
             print()
-            seams(models, folder, reading.list_images(args.photos)[: args.limit])
+            seams(models, folder, folders.list_images(args.photos)[: args.limit])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from kd_utils.evaluation import figures, metrics
 from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.evaluation.perceptual import Judges
 from kd_utils.evaluation.scores import Scores
-from kd_utils.imaging import reading
+from kd_utils.imaging import folders, reading
 from kd_utils.models import engines, student, teacher, tiling
 from kd_utils.models.vgg import load_vgg
 
@@ -87,7 +87,7 @@ DEGRADATIONS = {
 def cases(folder: Path, side: int, degradation: str, scale: int) -> list[Case]:
     """The centre of each photo of a folder and its degraded input; a function of the photo alone."""
     found = []
-    for path in reading.list_images(folder):
+    for path in folders.list_images(folder):
         hr = reading.read_rgb(path)
         h, w = (min(n, side) // 8 * 8 for n in hr.shape[:2])
         y, x = (hr.shape[0] - h) // 2, (hr.shape[1] - w) // 2

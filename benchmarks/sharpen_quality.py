@@ -15,7 +15,7 @@ import numpy as np
 from kd_utils import sharpen
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.evaluation import metrics
-from kd_utils.imaging import colors, reading
+from kd_utils.imaging import colors, folders, reading
 from kd_utils.models import teacher, tiling
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     tool = sharpen.load(args.model, args.scale, "cpu")
     rows: dict[str, list[tuple]] = {}
-    for path in reading.list_images(args.photos):
+    for path in folders.list_images(args.photos):
         photo = reading.read_rgb(path)
         y, x = (photo.shape[0] - 512) // 2, (photo.shape[1] - 512) // 2
         hr = photo[y : y + 512, x : x + 512]

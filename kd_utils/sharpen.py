@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from kd_utils.common import files
 from kd_utils.common.errors import KDError, SharpenError
-from kd_utils.imaging import writing
+from kd_utils.imaging import heif, writing
 from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
 from kd_utils.imaging.records import Record
 from kd_utils.models.engines import EVEN, Tool, load
@@ -79,6 +79,8 @@ class Summary:
         if n := self.left_out.total():
             kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in self.left_out.most_common())
             lines.append(f"{n} other file{'s' if n > 1 else ''} left out ({kinds})")
+        if any(self.left_out[suffix] for suffix in heif.HEIC_SUFFIXES):
+            lines.append("HEIC is read with one more package: pip install pillow-heif")
         if self.written or self.skipped:
             lines.append(f"written to {self.folder}")
         return "\n".join(lines)

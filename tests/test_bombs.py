@@ -13,7 +13,7 @@ from tqdm import tqdm
 from kd_utils.common import downloads
 from kd_utils.common.errors import DataError, ImageError
 from kd_utils.data import photos
-from kd_utils.imaging import metadata, reading
+from kd_utils.imaging import png, reading
 
 
 def test_a_zip_member_that_unpacks_to_gigabytes(tmp_path):
@@ -27,8 +27,8 @@ def test_a_zip_member_that_unpacks_to_gigabytes(tmp_path):
 
 def test_a_png_whose_pixels_are_not_in_it(tmp_path):
     head = struct.pack(">IIBBBBB", 32, 4_522_008, 8, 2, 0, 0, 0)
-    data = metadata.PNG_SIGNATURE + metadata.png_chunk(b"IHDR", head)
-    data += metadata.png_chunk(b"IDAT", zlib.compress(bytes(3_000_000))) + metadata.png_chunk(b"IEND", b"")
+    data = png.SIGNATURE + png.chunk(b"IHDR", head)
+    data += png.chunk(b"IDAT", zlib.compress(bytes(3_000_000))) + png.chunk(b"IEND", b"")
     began = time.monotonic()
     with pytest.raises(ImageError, match="32x4522008 pixels are not in 3,0.. bytes|damaged or cut short"):
         reading.read(data, "long.png")

@@ -66,7 +66,7 @@ def test_a_folder_and_its_zip_give_the_same_crops(tmp_path, folder):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as z:
         for p in sorted(folder.rglob("*.png")):
             z.write(p, p.relative_to(folder))
-        for hidden in ("__MACOSX/._00.png", "._01.png", ".thumbs/02.png"):
+        for hidden in ("__MACOSX/00.png", "._01.png", ".thumbs/02.png", "deep/@eaDir/03.png/SYNOPHOTO_THUMB_M.png"):
             z.writestr(hidden, b"junk")
     prepare.prepare(config(tmp_path / "b", tmp_path / "photos.zip", more))
     assert contents(tmp_path / "a" / "crops") == contents(tmp_path / "b" / "crops")

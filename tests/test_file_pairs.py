@@ -129,14 +129,14 @@ def test_what_a_shell_makes_of_a_glob_runs_twice(tmp_path, models, capsys):
 
 
 def test_what_is_left_out_of_a_folder_is_said(tmp_path, models, capsys):
-    for name in ("a.heic", "deep/b.HEIC", "c.heic", "d.txt", "README", ".hidden", ".cache/e.txt", "out/f.txt"):
+    for name in ("a.jxl", "deep/b.JXL", "c.jxl", "d.txt", "README", ".hidden", ".cache/e.txt", "out/f.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no image")
     save(tmp_path / "g.png", picture())
     assert run(tmp_path, tmp_path / "out", model=models[4]) == 0
     said = capsys.readouterr().out
     assert said.startswith("1 sharpened")
-    assert "\n5 other files left out (3 .heic, 1 without suffix, 1 .txt)\n" in said
+    assert "\n5 other files left out (3 .jxl, 1 without suffix, 1 .txt)\n" in said
     assert said.endswith(f"\nwritten to {tmp_path / 'out'}\n")
     assert "left out" not in str(sharpen.sharpen(tmp_path / "g.png", tmp_path / "out", model=models[4], device="cpu"))
 

@@ -586,10 +586,6 @@ def test_the_longest_side_of_a_jpeg(tmp_path, models, capsys):
     assert Image.open(tmp_path / "out" / "16375.jpg").size == (65500, 8)
 
 
-def test_heic_is_refused_by_name(refuse):
-    assert "HEIC" in refuse(struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(100), "a.heic")
-
-
 # ---- names and folders
 
 

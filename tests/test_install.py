@@ -99,7 +99,7 @@ def test_the_files_agree():
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"], *extras["notebooks"], *extras["export"], *extras["official"]]
     assert sorted(map(str, map(Requirement, asked))) == sorted(map(str, requirements().values()))
-    assert set(extras) == {*doctor.EXTRAS, "demo", "fast", "dev", "docs"}
+    assert set(extras) == {*doctor.EXTRAS, "demo", "heic", "fast", "dev", "docs"}
     core = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
     assert not core & (OFFICIAL | {"papermill", "ipywidgets", "onnx", "onnxruntime"}), "a small core"
     assert project["requires-python"] == ">=3.11,<3.14" and project["license"] == "BSD-3-Clause"

@@ -16,7 +16,7 @@ import pytest
 from helpers.images import BAD, exif, file, picture, written
 from PIL import Image, ImageOps
 
-from kd_utils.imaging import reading
+from kd_utils.imaging import folders, reading
 from kd_utils.imaging.reading import ImageError
 
 # ---- reading
@@ -101,9 +101,9 @@ def test_list_images_is_sorted_and_leaves_out_what_is_hidden(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in reading.list_images(tmp_path)] == ["a/z.jpg", "b.PNG", "c.webp"]
+    assert [p.relative_to(tmp_path).as_posix() for p in folders.list_images(tmp_path)] == ["a/z.jpg", "b.PNG", "c.webp"]
     with pytest.raises(ImageError, match="not a folder"):
-        reading.list_images(tmp_path / "none")
+        folders.list_images(tmp_path / "none")
 
 
 def test_read_rgb_lays_alpha_over_white():

@@ -77,6 +77,13 @@ def test_json_refuses_nan(tmp_path):
     assert not (tmp_path / "a.json").exists()
 
 
+def test_a_name_of_255_bytes_is_written(tmp_path):
+    for name in ("a" * 251 + ".png", "\u00e9" * 125 + "a.pth"):
+        assert len(name.encode()) == 255
+        assert files.write_bytes(tmp_path / name, b"whole").read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "big"
     files.write_bytes(path, b"old")

@@ -11,7 +11,7 @@ from helpers.images import SRGB, exif, file, picture, written
 from PIL import Image
 from skimage import data
 
-from kd_utils.imaging import metadata, reading, writing
+from kd_utils.imaging import jpeg, reading, writing
 from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import ImageError, Photo
 
@@ -46,11 +46,11 @@ def test_jpeg_quality_subsampling_and_metadata():
     assert source.meta.quality == 97
     data = written(Photo(picture(), None, Metadata(big, exif().tobytes(), quality=source.meta.quality)), ".jpg")
     image = Image.open(io.BytesIO(data))
-    assert metadata.from_jpeg(data).quality == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+    assert jpeg.read_metadata(data).quality == 97 and [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
     assert image.info["icc_profile"] == big and image.getexif()[271] == "Maker"
     np.testing.assert_allclose(np.asarray(image).astype(int), picture(), atol=6)
     for low in (50, 0):
-        assert metadata.from_jpeg(written(Photo(picture(), None, Metadata(quality=low)), ".jpg")).quality == 92
+        assert jpeg.read_metadata(written(Photo(picture(), None, Metadata(quality=low)), ".jpg")).quality == 92
     gray = Image.open(io.BytesIO(written(Photo(picture(c=1)), ".jpg")))
     assert gray.mode == "L"
     frozen = picture()

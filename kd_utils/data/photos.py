@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from kd_utils.common import files, sources
 from kd_utils.common.errors import DataError
 from kd_utils.config import Config
-from kd_utils.imaging import reading
+from kd_utils.imaging import folders, reading
 
 # The colour photos inside scikit-image, by split; motorcycle left and right are one scene.
 SAMPLES = {
@@ -96,7 +96,7 @@ def find_photos(where: str, key: str = "data.photos") -> list[PhotoFile]:
     else:
         raise DataError(f"{key}={where!r} does not exist: name a folder or zip of photos, DIV2K, or samples")
     if not found:
-        raise DataError(f"{key}={where!r} holds no photos ({', '.join(sorted(reading.SUFFIXES))})")
+        raise DataError(f"{key}={where!r} holds no photos ({', '.join(folders.SUFFIXES)})")
     return found
 
 
@@ -110,7 +110,7 @@ def _in_folder(folder: Path) -> list[PhotoFile]:
             ours.add(work)
 
     found = []
-    for path in reading.list_images(folder):
+    for path in folders.list_images(folder):
         if ours.isdisjoint(path.parents):
             found.append(PhotoFile(path.relative_to(folder).as_posix(), path))
     return found
@@ -122,12 +122,7 @@ def _in_zip(path: Path, key: str) -> list[PhotoFile]:
             members = sorted(z.namelist())
     except BAD_ZIP as e:
         raise DataError(f"{key}='{path}' is neither a folder nor a zip ({e}): name a folder of photos") from e
-    return [PhotoFile(m, path, m) for m in members if Path(m).suffix.lower() in reading.SUFFIXES and not _is_hidden(m)]
-
-
-def _is_hidden(member: str) -> bool:
-    """Whether a folder's listing would leave it out too; macOS adds such files to its zips."""
-    return any(part.startswith((".", "__MACOSX")) for part in Path(member).parts)
+    return [PhotoFile(m, path, m) for m in members if folders.is_image(m)]
 
 
 def _with_hashes(photos: list[PhotoFile], what: str) -> list[PhotoFile]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from kd_utils.common.errors import SharpenError
-from kd_utils.imaging import reading, writing
+from kd_utils.imaging import folders, heif, writing
 
 LONGEST_NAME = 255  # bytes, on the file systems of Linux, macOS and Windows
 
@@ -77,8 +77,8 @@ def pair_files(inputs: list[str], output: Path) -> Pairs:
 
 
 def _output_name(name: Path, names: set[Path]) -> Path:
-    """The output's name: a GIF becomes a PNG, and a PNG of that name keeps it."""
-    if name.suffix.lower() != ".gif":
+    """The output's name: a GIF or HEIC becomes a PNG, and a PNG of that name keeps it."""
+    if name.suffix.lower() not in (".gif", *heif.HEIC_SUFFIXES):
         return name
     png = name.with_suffix(".png")
     return png if png not in names else name.with_name(f"{name.name}.png")
@@ -96,7 +96,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 def _is_image_name(path: Path) -> bool:
     """Whether one who writes such an output means a file."""
     suffix = path.suffix.lower()
-    known = (*reading.SUFFIXES, ".heic", ".heif", ".jxl")
+    known = (*folders.SUFFIXES, *heif.HEIC_SUFFIXES, ".jxl")
     return suffix in known or suffix in Image.registered_extensions()
 
 
@@ -104,7 +104,7 @@ def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
     """The files of one input, each with its path below `output`."""
     path = Path(item).expanduser()
     if path.is_dir():
-        listing = reading.list_files(path)
+        listing = folders.list_files(path)
         pairs.failed += [(str(where), why) for where, why in listing.unreadable]
         found, root = listing.files, path
     elif os.path.lexists(path) or not glob.has_magic(item):
@@ -113,16 +113,16 @@ def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
         root, pattern = _split_glob(path)
         matches = sorted(glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True))
         found = [
-            p for p in map(Path, matches) if p.is_file() and not any(map(reading.is_hidden, p.parts[len(root.parts) :]))
+            p for p in map(Path, matches) if p.is_file() and not any(map(folders.is_hidden, p.parts[len(root.parts) :]))
         ]
 
     if output.resolve() != root.resolve():  # what earlier runs wrote is no input
         found = [p for p in found if output.resolve() not in p.resolve().parents]
     if path.is_dir():
-        pairs.left_out.update(p.suffix.lower() for p in found if p.suffix.lower() not in reading.SUFFIXES)
-        found = [p for p in found if p.suffix.lower() in reading.SUFFIXES]
+        pairs.left_out.update(p.suffix.lower() for p in found if not folders.has_image_suffix(p))
+        found = [p for p in found if folders.has_image_suffix(p)]
         if not found and not listing.unreadable:
-            pairs.failed.append((item, f"{item} holds no images ({', '.join(reading.SUFFIXES)}): check the path"))
+            pairs.failed.append((item, f"{item} holds no images ({', '.join(folders.SUFFIXES)}): check the path"))
     elif not found:
         pairs.failed.append((item, f"{item} matches no files: check the pattern"))
     return [(p, p.relative_to(root)) for p in found]

@@ -41,7 +41,7 @@ def read_avif(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
     image = pyvips.Image.heifload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
     pixels = decode(image, name)
     if pixels.dtype == np.uint16:
-        pixels = stretch(pixels, image.get("bits-per-sample"))
+        pixels = stretch(pixels, int(str(image.get("bits-per-sample"))))
     meta = Metadata(blob(image, "icc-profile-data"), blob(image, "exif-data"), blob(image, "xmp-data"))
 
     at = data.find(b"colrnclx")  # the box of the main picture's colours comes first

@@ -139,7 +139,8 @@ def head(meta: Metadata) -> tuple[bytes, list[str]]:
         elif block:
             segments.append(segment(0xE1, header + block))
 
-    parts = [meta.icc[i : i + 65519] for i in range(0, len(meta.icc or b""), 65519)]
+    icc = meta.icc or b""
+    parts = [icc[i : i + 65519] for i in range(0, len(icc), 65519)]
     if len(parts) > 255:
         lost.append("the ICC profile (more than a JPEG holds)")
         parts = []

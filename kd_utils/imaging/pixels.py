@@ -31,6 +31,11 @@ def decode(image: pyvips.Image, name: str) -> np.ndarray:
     return pixels.reshape(image.height, image.width, image.bands)
 
 
+def blob(image: pyvips.Image, name: str) -> bytes | None:
+    """A block of metadata of a libvips picture, such as "exif-data"; None where there is none."""
+    return image.get(name) if name in image.get_fields() else None  # pyright: ignore[reportReturnType]
+
+
 def as_vips(pixels: np.ndarray, alpha: np.ndarray | None = None) -> pyvips.Image:
     """A libvips picture of (H, W, C) and alpha (H, W), uint8 or uint16, over the same memory: keep the arrays alive."""
     height, width, channels = pixels.shape
@@ -59,6 +64,15 @@ def split_alpha(a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if (alpha == np.iinfo(alpha.dtype).max).all():
         return colors, None
     return colors, alpha
+
+
+def unmultiply(colors: np.ndarray, alpha: np.ndarray, rows: int = 256) -> None:
+    """Divide (H, W, C) by alpha (H, W, 1), in place and rounded."""
+    peak = np.iinfo(colors.dtype).max
+    for y in range(0, len(colors), rows):
+        part, below = colors[y : y + rows].astype(np.uint32), alpha[y : y + rows].astype(np.uint32)
+        # 65535 * 65535 + 32767 still fits into 32 bits
+        colors[y : y + rows] = np.minimum((part * peak + below // 2) // np.maximum(below, 1), peak)
 
 
 def stretch(a: np.ndarray, bits: int) -> np.ndarray:

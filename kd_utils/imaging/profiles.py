@@ -77,11 +77,10 @@ def from_png_colors(colors: dict[bytes, bytes]) -> bytes | None:
     cICP goes before sRGB, and sRGB before gAMA and cHRM (PNG 3, section 4.3).
     """
     if b"cICP" in colors:
-        primaries, transfer = colors[b"cICP"][:2]
-        if primaries not in PRIMARIES or transfer not in TRANSFERS:
-            raise ImageError(
-                f"colours of cICP primaries {primaries}, transfer {transfer} can only be kept in a PNG: write a .png"
-            )
+        primaries, transfer, _, full_range = colors[b"cICP"]
+        if primaries not in PRIMARIES or transfer not in TRANSFERS or not full_range:
+            what = f"primaries {primaries}, transfer {transfer}{'' if full_range else ', narrow range'}"
+            raise ImageError(f"colours of cICP {what} can only be kept in a PNG: write a .png")
         if (primaries, transfer) == (1, 13):
             return None
         return _profile(D65, PRIMARIES[primaries], TRANSFERS[transfer])

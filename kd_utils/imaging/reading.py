@@ -7,7 +7,6 @@ Depth is taken from the file's own type, never guessed from its brightest pixel.
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 from dataclasses import dataclass, field
@@ -18,24 +17,21 @@ import pyvips
 from PIL import Image, UnidentifiedImageError
 
 from kd_utils.common.errors import ImageError
-from kd_utils.imaging import metadata, profiles
+from kd_utils.imaging import heif, jpeg, png, profiles
 from kd_utils.imaging.exif import DESCRIPTION, DESCRIPTIVE, ORIENTATION, clean, dump_exif, load_exif, resolution
-from kd_utils.imaging.metadata import Metadata
+from kd_utils.imaging.metadata import Metadata, set_xmp, xmp_orientation
 from kd_utils.imaging.pixels import (
+    blob,
     check_size,
     composite_over_white,
     decode,
     pillow_pixels,
     split_alpha,
-    stretch,
     to_8_bit,
     upright,
 )  # fmt: skip
 from kd_utils.imaging.tiff import ICC, IPTC, XMP, read_tiff
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif",
-)  # fmt: skip
 # What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, ArithmeticError: a BigTIFF's offsets
 BROKEN = (
     OSError, ValueError, SyntaxError, struct.error, EOFError, LookupError, TypeError, RuntimeError, ArithmeticError,
@@ -119,7 +115,7 @@ def _kind(data: bytes) -> str:
     """The suffix of the kind of file that its first bytes tell, "" for one that Pillow may know."""
     if data.startswith(b"\xff\xd8\xff"):
         return ".jpg"
-    if data.startswith(metadata.PNG_SIGNATURE):
+    if data.startswith(png.SIGNATURE):
         return ".png"
     if data.startswith(b"GIF8"):
         return ".gif"
@@ -127,29 +123,29 @@ def _kind(data: bytes) -> str:
         return ".webp"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return ".tif"
-    if data[4:8] == b"ftyp":
-        brands = data[8 : max(8, min(int.from_bytes(data[:4], "big"), 128))]
-        if b"avif" in brands or b"avis" in brands:
-            return ".avif"
-        if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")):
-            return ".heic"
-    return ""
+    return heif.kind(data)
 
 
 # ---- one reader a kind
 
 
 def _read_jpeg(data: bytes, name: str) -> Photo:
-    image = pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="truncated")
-    return _without_inks(_upright(Photo(decode(image, name), None, metadata.from_jpeg(data))))
+    jpeg.check_frame(data, name)
+    try:
+        pixels = decode(pyvips.Image.jpegload_buffer(data, access="sequential", fail_on="truncated"), name)
+    except pyvips.Error:
+        # some programs leave the end marker out; with one put there, libjpeg warns where more than that is missing
+        whole = data + jpeg.END
+        pixels = decode(pyvips.Image.jpegload_buffer(whole, access="sequential", fail_on="warning"), name)
+    return _without_inks(_upright(Photo(pixels, None, jpeg.read_metadata(data))))
 
 
 def _read_png(data: bytes, name: str) -> Photo:
-    frames = dict(metadata.png_chunks(data)).get(b"acTL", b"")
+    frames = dict(png.chunks_of(data)).get(b"acTL", b"")
     _refuse_animation(int.from_bytes(frames[:4], "big"), name)
     image = pyvips.Image.pngload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
     _refuse_inflation(image, data, name)
-    return _upright(Photo(*split_alpha(decode(image, name)), metadata.from_png(data)))
+    return _upright(Photo(*split_alpha(decode(image, name)), png.read_metadata(data)))
 
 
 def _refuse_inflation(image: pyvips.Image, data: bytes, name: str) -> None:
@@ -166,7 +162,9 @@ def _refuse_inflation(image: pyvips.Image, data: bytes, name: str) -> None:
 def _read_webp(data: bytes, name: str) -> Photo:
     image = pyvips.Image.webpload_buffer(data, access="sequential", fail_on="truncated")
     _refuse_animation(_pages(image), name)
-    return _upright(Photo(*split_alpha(decode(image, name)), metadata.from_webp(data)))
+    meta = Metadata(*(blob(image, field) for field in ("icc-profile-data", "exif-data", "xmp-data")))
+    meta.lossless = b"VP8L" in data
+    return _upright(Photo(*split_alpha(decode(image, name)), meta))
 
 
 def _read_gif(data: bytes, name: str) -> Photo:
@@ -176,17 +174,13 @@ def _read_gif(data: bytes, name: str) -> Photo:
 
 
 def _read_avif(data: bytes, name: str) -> Photo:
-    """The container turns the picture upright; 10 and 12 bits arrive in the upper bits of 16."""
-    image = pyvips.Image.heifload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
-    pixels = decode(image, name)
-    if pixels.dtype == np.uint16:
-        pixels = stretch(pixels, image.get("bits-per-sample"))
-    meta = Metadata(icc=_blob(image, "icc-profile-data"), exif=_blob(image, "exif-data"), xmp=_blob(image, "xmp-data"))
+    pixels, meta = heif.read_avif(data, name)
     return _upright(Photo(*split_alpha(pixels), meta), turned=True)
 
 
-def _refuse_heic(data: bytes, name: str) -> Photo:
-    raise ImageError(f"{name} is HEIC, which is not read: convert it to JPEG, PNG or AVIF first")
+def _read_heic(data: bytes, name: str) -> Photo:
+    pixels, meta = heif.read_heic(data, name)
+    return _upright(Photo(*split_alpha(pixels), meta), turned=True)
 
 
 def _read_tiff(data: bytes, name: str) -> Photo:
@@ -224,7 +218,7 @@ READERS = {
     ".webp": _read_webp,
     ".gif": _read_gif,
     ".avif": _read_avif,
-    ".heic": _refuse_heic,
+    ".heic": _read_heic,
     ".tif": _read_tiff,
 }
 
@@ -237,8 +231,8 @@ def _upright(photo: Photo, turned: bool = False) -> Photo:
     meta = photo.meta
     orientation = 1
     if meta.xmp:
-        orientation = metadata.xmp_orientation(meta.xmp)
-        meta.xmp = metadata.set_xmp(meta.xmp, b"tiff:Orientation", 1)
+        orientation = xmp_orientation(meta.xmp)
+        meta.xmp = set_xmp(meta.xmp, b"tiff:Orientation", 1)
     if meta.exif:
         directory = load_exif(meta.exif)
         meta.exif = None
@@ -281,80 +275,7 @@ def _pages(image: pyvips.Image) -> int:
     return image.get("n-pages") if "n-pages" in image.get_fields() else 1
 
 
-def _blob(image: pyvips.Image, name: str) -> bytes | None:
-    return bytes(image.get(name)) if name in image.get_fields() else None
-
-
 def _peak(data: bytes) -> int:
     """The value of white that a PGM or PPM states; 0 for one that states none."""
     found = re.match(rb"P[2356]\s+(?:(?:#[^\n]*\n\s*)*\d+\s+){2}(?:#[^\n]*\n\s*)*(\d+)", data[:4096])
     return int(found[1]) if found else 0
-
-
-# ---- which files there are
-
-
-@dataclass
-class Listing:
-    """The files below a folder, in a fixed order, and what could not be looked into, with the reason."""
-
-    files: list[Path] = field(default_factory=list)
-    unreadable: list[tuple[Path, str]] = field(default_factory=list)
-
-
-def is_hidden(part: str) -> bool:
-    """Whether a name is of what a system keeps for itself: thumbnails, caches, resource forks."""
-    return part.startswith(".") or part in ("@eaDir", "__MACOSX")
-
-
-def list_files(folder: str | Path) -> Listing:
-    """The files below `folder`; hidden ones are left out.
-
-    Links are followed, each folder and file is found once (under its own name rather than a link's), and loops end.
-    Raises ImageError where there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ImageError(f"{folder} is not a folder: give one that holds images")
-    found = Listing()
-    seen: set[tuple[int, int]] = set()
-    linked_files: list[Path] = []
-    todo, linked = [folder], []
-    while todo or linked:
-        at = todo.pop() if todo else linked.pop(0)  # links last, so that what they lead to keeps its own name
-        try:
-            entries = sorted(os.scandir(at), key=lambda entry: os.fsencode(entry.name))
-            state = at.stat()
-        except OSError as e:
-            found.unreadable.append((at, f"{at} cannot be read ({e.strerror}): check its permissions"))
-            continue
-        if (state.st_dev, state.st_ino) in seen:
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            path = at / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(path)
-            elif entry.is_symlink():
-                (linked if path.is_dir() else linked_files).append(path)
-            elif entry.is_file(follow_symlinks=False):
-                found.files.append(path)
-
-    real = {os.path.realpath(path) for path in found.files}
-    for path in linked_files:
-        target = os.path.realpath(path)
-        if target not in real:
-            real.add(target)
-            found.files.append(path)
-    found.files.sort(key=lambda path: path.parts)
-    return found
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """Those of `list_files` whose suffix is an image's that is read; folders that cannot be read are named."""
-    found = list_files(folder)
-    for _, why in found.unreadable:
-        print(f"LEFT OUT: {why}")
-    return [path for path in found.files if path.suffix.lower() in SUFFIXES]

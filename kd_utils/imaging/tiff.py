@@ -1,6 +1,6 @@
 """TIFFs of all kinds in: 1 to 16 bits, whole numbers of 32, floats; gray, RGB, palette, CMYK, Lab; BigTIFF.
 
-libvips decodes most. Packed samples of 10 to 14 bits go through OpenCV, doubles through tifffile, Lab through Pillow.
+libvips decodes most, OpenCV packed samples of 10 to 14 bits and YCbCr, tifffile doubles, Pillow Lab.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import struct
 import cv2
 import numpy as np
 import pyvips
-import tifffile
 from PIL import Image
 
 from kd_utils.common.errors import ImageError
 from kd_utils.imaging import profiles
 from kd_utils.imaging.exif import SHORT, Directory, read_directory, read_layout
-from kd_utils.imaging.pixels import check_size, decode, pillow_pixels, split_alpha, stretch
+from kd_utils.imaging.pixels import check_size, decode, pillow_pixels, split_alpha, stretch, unmultiply
 
-SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, KIND, PLANES, EXTRA, FORMAT = 254, 255, 256, 257, 258, 262, 284, 338, 339
+SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, KIND = 254, 255, 256, 257, 258, 259, 262
+PLANES, EXTRA, FORMAT = 284, 338, 339
 STRIPS, STRIP_BYTES, TILES, TILE_BYTES = 273, 279, 324, 325
 ICC, XMP, IPTC = 34675, 700, 33723
 REDUCED, MASK = 1, 4  # bits of SUBFILE
-LAB = 8
+JPEG = 7  # a COMPRESSION
+YCBCR, LAB = 6, 8
 # Samples of colour by the number of the photometric interpretation: white or black is zero, RGB, palette, CMYK, YCbCr.
-COLORS = {0: 1, 1: 1, 2: 3, 3: 3, 5: 4, 6: 3, LAB: 3}
+COLORS = {0: 1, 1: 1, 2: 3, 3: 3, 5: 4, YCBCR: 3, LAB: 3}
 UINT, INT, FLOAT = 1, 2, 3
 PREMULTIPLIED, STRAIGHT = 1, 2
 
@@ -45,7 +46,7 @@ def read_tiff(data: bytes, name: str) -> tuple[tuple[np.ndarray, np.ndarray | No
     check_size(width, height, name)
 
     kind, bits, form = page.number(KIND, 1), max(page.numbers(BITS) or (1,)), page.number(FORMAT, UINT)
-    if kind not in COLORS or (kind == LAB and bits != 8):
+    if kind not in COLORS or (kind in (YCBCR, LAB) and bits != 8):
         deep = "deep " if bits > 8 else ""
         raise ImageError(f"{name} is a {deep}TIFF that is neither gray nor RGB (photometric {kind}): save it as RGB")
     if (form, bits) not in SAMPLES:
@@ -59,6 +60,8 @@ def read_tiff(data: bytes, name: str) -> tuple[tuple[np.ndarray, np.ndarray | No
     decoder = SAMPLES[form, bits]
     if page.number(PLANES, 1) == 2 and (TILES in page.entries or (form, bits) == (FLOAT, 16)):
         decoder = _by_tifffile  # libvips refuses tiled planes, and mixes planes of half floats up
+    if kind == YCBCR and page.number(COMPRESSION, 1) != JPEG:
+        decoder = _by_opencv  # libvips takes it for RGB where the colours are not subsampled
     samples = decoder(_declared_straight(data, at, page), number, name)
     return _with_alpha(_whole_numbers(samples, name), page, COLORS[kind]), page
 
@@ -112,7 +115,7 @@ def _by_vips(data: bytes, number: int, name: str) -> np.ndarray:
 
 
 def _by_opencv(data: bytes, number: int, name: str) -> np.ndarray:
-    """Packed samples, which come in the upper bits of 16."""
+    """Packed samples, which come in the upper bits of 16, and YCbCr as RGB."""
     found, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if not found or number >= len(pages):
         raise ValueError("OpenCV cannot read it")
@@ -123,6 +126,8 @@ def _by_opencv(data: bytes, number: int, name: str) -> np.ndarray:
 
 
 def _by_tifffile(data: bytes, number: int, name: str) -> np.ndarray:
+    import tifffile  # few TIFFs need it, and its import takes longer than those of all else here
+
     page = tifffile.TiffFile(io.BytesIO(data)).pages[number]
     a = page.asarray()
     if a.ndim == 3 and page.planarconfig == 2:  # separate planes
@@ -168,15 +173,6 @@ def _with_alpha(a: np.ndarray, page: Directory, count: int) -> tuple[np.ndarray,
         if kind in (PREMULTIPLIED, STRAIGHT):
             colors, alpha = a[..., :count].copy(), a[..., place : place + 1]
             if kind == PREMULTIPLIED:
-                _unmultiply(colors, alpha)
+                unmultiply(colors, alpha)
             return split_alpha(np.concatenate([colors, alpha], axis=2))
     return np.ascontiguousarray(a[..., :count]), None
-
-
-def _unmultiply(colors: np.ndarray, alpha: np.ndarray, rows: int = 256) -> None:
-    """Divide (H, W, C) by alpha (H, W, 1), in place and rounded."""
-    peak = np.iinfo(colors.dtype).max
-    for y in range(0, len(colors), rows):
-        part, below = colors[y : y + rows].astype(np.uint32), alpha[y : y + rows].astype(np.uint32)
-        # 65535 * 65535 + 32767 still fits into 32 bits
-        colors[y : y + rows] = np.minimum((part * peak + below // 2) // np.maximum(below, 1), peak)

@@ -5,7 +5,6 @@ libvips encodes PNG, JPEG, TIFF (by strips: nothing but the picture is held) and
 
 from __future__ import annotations
 
-import itertools
 import os
 import struct
 import tempfile
@@ -18,9 +17,10 @@ import numpy as np
 import pyvips
 from PIL import Image
 
+from kd_utils.common import files
 from kd_utils.common.errors import ImageError, StoreError
-from kd_utils.imaging import exif, metadata, profiles
-from kd_utils.imaging.metadata import Metadata
+from kd_utils.imaging import exif, jpeg, png, profiles
+from kd_utils.imaging.metadata import Metadata, resize_xmp
 from kd_utils.imaging.pixels import as_vips, composite_over_white, to_8_bit
 from kd_utils.imaging.reading import Photo
 from kd_utils.imaging.tiff import ICC, IPTC, XMP
@@ -34,8 +34,6 @@ PNG_LEVEL, PNG_FILTER = 3, "paeth"  # docs/sharpen.md compares them
 BIG = 3 << 30  # bytes of pixels from which on a TIFF is a BigTIFF
 QUALITY = 92  # of a JPEG or WebP, at least
 AVIF_QUALITY = 85
-
-_numbers = itertools.count()
 
 
 def check(suffix: str, width: int = 1, height: int = 1) -> None:
@@ -54,7 +52,7 @@ def save(photo: Photo, path: str | Path) -> list[str]:
     Raises ImageError as `write`, StoreError where the folder cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".{os.getpid()}-{next(_numbers)}.part")  # a name of 255 bytes leaves no room for a suffix
+    part = files.temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -123,7 +121,7 @@ def _for_size(meta: Metadata, width: int, height: int) -> Metadata:
             exif.set_size(directory, width, height)
             meta.exif = exif.dump_exif(directory)
     if meta.xmp:
-        meta.xmp = metadata.resize_xmp(meta.xmp, width, height)
+        meta.xmp = resize_xmp(meta.xmp, width, height)
     return meta
 
 
@@ -147,7 +145,7 @@ def _write_png(photo: Photo, file: BinaryIO) -> list[str]:
 
     The picture is written where it will stay; then the header goes before it, over the header that libvips wrote.
     """
-    chunks, lost = metadata.png_head(photo.meta, photo.pixels.shape[2] == 1)
+    chunks, lost = png.head(photo.meta, photo.pixels.shape[2] == 1)
     theirs = 8 + 25 + 21  # the signature, IHDR and pHYs, which ours replaces
     file.seek(8 + 25 + len(chunks) - theirs)
     start = file.tell()
@@ -164,8 +162,8 @@ def _write_jpeg(photo: Photo, file: BinaryIO) -> list[str]:
     """libvips' file, whose first two bytes we replace by these, JFIF and our segments."""
     x, y = (min(round(d), 65535) for d in photo.meta.dpi or (1, 1))
     jfif = b"JFIF\0\1\1" + struct.pack(">BHHBB", 1 if photo.meta.dpi else 0, x, y, 0, 0)  # 1: per inch
-    segments, lost = metadata.jpeg_head(photo.meta)
-    head = b"\xff\xd8" + metadata.jpeg_segment(0xE0, jfif) + segments
+    segments, lost = jpeg.head(photo.meta)
+    head = b"\xff\xd8" + jpeg.segment(0xE0, jfif) + segments
     file.seek(len(head) - 2)
     quality = max(photo.meta.quality, QUALITY)
     as_vips(photo.pixels).jpegsave_target(_target(file), Q=quality, subsample_mode="off", keep="none")
