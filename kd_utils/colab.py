@@ -19,7 +19,7 @@ from kd_utils.common import packages
 from kd_utils.common.errors import ColabError, UsageError
 from kd_utils.config import ROOT, Config, make
 from kd_utils.overrides import unknown_key
-from kd_utils.workdir import BASELINE, STUDENT, Workdir
+from kd_utils.workdir import BASELINE, STUDENT_FILE, Workdir
 
 MOUNT = Path("/content/drive")
 DRIVE_FOLDER = "ImageSharpening-KD"  # in MyDrive
@@ -139,6 +139,33 @@ def _no_drive(why: str) -> str:
     return f"Google Drive could not be mounted ({why}): run this cell again and allow access, or untick `drive`"
 
 
+def offer_flush(kept: Path | None) -> None:
+    """Show a button that waits until Google Drive has everything and then unmounts it, where something is kept there.
+
+    Drive uploads in the background: what a machine wrote in its last minutes is lost with it if it is closed at once.
+    """
+    if not (kept and in_colab()):
+        return
+    from IPython.display import display
+    from ipywidgets import Button, Layout
+
+    button = Button(description="Finish the upload to Drive", layout=Layout(width="auto"))
+    button.on_click(lambda _: flush_drive())
+    print("Google Drive uploads in the background. Before you close this machine, press the button and wait.")
+    display(button)
+
+
+def flush_drive() -> None:
+    """Wait until Google Drive has everything, and unmount it. Raises ColabError."""
+    from google.colab import drive  # pyright: ignore[reportMissingImports]
+
+    try:
+        drive.flush_and_unmount()
+    except Exception as e:  # Colab raises whatever its mount met
+        raise ColabError(f"Google Drive did not take everything ({e or type(e).__name__}): press again") from e
+    print("Google Drive has everything, and is unmounted. To go on here, run the cell of the settings again.")
+
+
 # ---- settings
 
 
@@ -176,22 +203,10 @@ def configure(
 
     forecast.say(cfg, set(form))
     if cfg.drive:
-        _restore(cfg)
+        from kd_utils.training import folders
+
+        folders.restore(Workdir.of(cfg))
     return cfg
-
-
-def _restore(cfg: Config) -> None:
-    from kd_utils.common import files
-    from kd_utils.training.validation import TRAINING_FILES
-
-    work = Workdir.of(cfg)
-    for run in (STUDENT, BASELINE):
-        for path in (work.student(run), *(work.training(run) / name for name in TRAINING_FILES)):
-            kept = work.on_drive(path)
-            if kept and kept.is_file() and not path.is_file():
-                if path == work.student(run):
-                    print(f"{path.relative_to(work.root)} comes from {kept}")
-                files.write_bytes(path, kept.read_bytes())
 
 
 def pick_student(cfg: Config, scale: int = 0, model: str = "yours") -> tuple[str, int]:
@@ -201,15 +216,19 @@ def pick_student(cfg: Config, scale: int = 0, model: str = "yours") -> tuple[str
     else "", which stands for the one that ships. Any other is a name of one that ships, or a file. Raises ConfigError.
     """
     from kd_utils.models import shipped, student
+    from kd_utils.training import selection
 
     if model != "yours":
         scale = scale or cfg.scale
         return str(shipped.find_student(absolute(model), scale)), scale
 
-    own = Workdir.of(cfg).student()
+    work = Workdir.of(cfg)
+    own = work.student
     made = student.load(own).scale if own.is_file() else 0
     scale = scale or made or cfg.scale
     if made == scale or (made, scale) == (4, 2):
+        if folder := selection.folder_of(work, own):
+            print(*selection.which(work, folder))
         return str(own), scale
     if made:
         print(f"Your student {own} is of scale {made}: for scale {scale} the one that ships is taken.")
@@ -221,7 +240,7 @@ def models_to_compare(cfg: Config, chosen: Path, scale: int) -> dict[str, str]:
     from kd_utils.models import shipped, student
 
     work = Workdir.of(cfg)
-    files = {"yours": work.student(), "baseline": work.student(BASELINE)}
+    files = {"yours": work.student, "baseline": work.training(BASELINE) / STUDENT_FILE}
     for name in shipped.shipped_names(scale):
         files[name] = shipped.find_student(name, scale)
     title = next((name for name, path in files.items() if path == chosen), chosen.name)

@@ -151,6 +151,8 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
+    # which student: a training's folder in train/ (student-lr=0.002) or a file; empty: the one trained last
+    student: str = setting("", is_path)
     limit: int = setting(0, at_least(0))  # test photos used; 0: all
     panels: int = setting(4, at_least(0))  # photos shown in the report
     time_side: int = setting(256, above(0), at_most(16_384))  # side of the LR input that is timed

@@ -35,7 +35,7 @@ from kd_utils.sharpen import Summary
 from kd_utils.train import Trained
 from kd_utils.training.losses import baseline_config
 from kd_utils.training.validation import ValidationEvent
-from kd_utils.workdir import BASELINE, Workdir, training_title
+from kd_utils.workdir import training_title
 
 COMPARED = 768  # pixels: side of the pictures that notebook 05 compares, each of which it holds in full
 LISTED = 12  # files of a folder that are listed one by one
@@ -232,12 +232,12 @@ def live() -> Callable[[ValidationEvent], None]:
     return watch
 
 
-def show_curves(cfg: Config, trained: Trained) -> Image.Image:
+def show_curves(trained: Trained) -> Image.Image:
     """The curves of the student and, where it was trained, of the baseline in one figure."""
     history = files.read_json(trained.history)
     if not trained.baseline:
         return figures.curve(history)
-    baseline = files.read_json(Workdir.of(cfg).training(BASELINE) / "history.json")
+    baseline = files.read_json(trained.baseline.parent / "history.json")
     return figures.curve(history, baseline=baseline)
 
 

@@ -8,6 +8,7 @@ matter, what it holds does.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ Provenance = dict[str, Any]  # dotted keys of settings, and hashes: it goes to d
 NOT_TRAINED = ("compile", "valid_every", "save_every", "keep", "baseline")
 # Settings that name a file, and the words that may stand there instead.
 FILE_SETTINGS = {"train.init": INITS, "loss.vgg": VGGS}
+
+# Where `train.steps` was raised: [steps asked for, steps reached] of each part before the last.
+CHAIN = "train.chain"
 
 
 def crops_provenance(cfg: Config, photos: dict[str, dict[str, str]] | None = None) -> Provenance:
@@ -46,8 +50,8 @@ def labels_provenance(cfg: Config, teacher: TeacherRef, crops: str) -> Provenanc
     return fields
 
 
-def training_provenance(cfg: Config, labels: Provenance) -> Provenance:
-    """Of step 3, on labels of the provenance `labels`."""
+def training_provenance(cfg: Config, labels: Provenance, chain: Sequence[list[int]] = ()) -> Provenance:
+    """Of step 3, on labels of the provenance `labels`; `chain` is what of it was done with fewer `train.steps`."""
     fields = to_dict(cfg, "seed", "scale", "student.", "loss.", "train.")
     for name in NOT_TRAINED:
         del fields[f"train.{name}"]
@@ -63,7 +67,27 @@ def training_provenance(cfg: Config, labels: Provenance) -> Provenance:
 
     for key, value in labels.items():
         fields[f"labels.{key}"] = value
+    if chain:
+        fields[CHAIN] = [list(part) for part in chain]
     return fields
+
+
+def training_differences(have: Provenance, want: Provenance) -> list[str]:
+    """The keys in which the training `have`, perhaps of an older version, differs from `want`.
+
+    A training whose steps were raised counts as one of its last number of steps.
+    """
+    have, want = with_defaults(have, want), dict(want)
+    have.pop(CHAIN, None)
+    want.pop(CHAIN, None)
+    return differing(have, want)
+
+
+def parts(training: Provenance) -> str:
+    """The steps of a training in words: "1,000 steps", or "600 steps, then on to 1,000"."""
+    reached = [part[1] for part in training.get(CHAIN, [])]
+    first, *more = [*reached, training.get("train.steps", 0)]
+    return f"{first:,} steps" + "".join(f", then on to {step:,}" for step in more)
 
 
 def with_defaults(have: Provenance, want: Provenance) -> Provenance:
@@ -93,17 +117,29 @@ def require_same(what: Path | list[Path], have: Provenance, want: Provenance, re
 
     `what` are the files or folders of the artefact; without a `remedy` the message says to delete them.
     """
-    have, want = _flat(have), _flat(want)
-    differ = [k for k in sorted(have.keys() | want.keys()) if have.get(k) != want.get(k)]
-    if not differ:
+    if not differing(have, want):
         return
 
     paths = what if isinstance(what, list) else [what]
-    shown = "; ".join(f"{k} was {_short(have.get(k))}, now {_short(want.get(k))}" for k in differ[:4])
-    if len(differ) > 4:
-        shown += f" (and {len(differ) - 4} more)"
+    shown = said_difference(have, want)
     remedy = remedy or f"Choose another --workdir, or delete {', '.join(map(str, paths))} to make it anew."
     raise StoreError(f"{paths[0]} was made under another configuration: {shown}. {remedy}")
+
+
+def differing(have: Provenance, want: Provenance) -> list[str]:
+    """The keys that differ, sorted; those of nested dicts as paths."""
+    have, want = _flat(have), _flat(want)
+    return [key for key in sorted(have.keys() | want.keys()) if have.get(key) != want.get(key)]
+
+
+def said_difference(have: Provenance, want: Provenance) -> str:
+    """What differs, in words: the first four keys with both values."""
+    differ = differing(have, want)
+    have, want = _flat(have), _flat(want)
+    said = "; ".join(f"{key} was {_short(have.get(key))}, now {_short(want.get(key))}" for key in differ[:4])
+    if len(differ) > 4:
+        said += f" (and {len(differ) - 4} more)"
+    return said
 
 
 def _flat(fields: Provenance, within: str = "") -> Provenance:

@@ -4,9 +4,10 @@ The layout is the same on a disk, in Colab and on Google Drive:
 
     crops/              step 1: shards of HR and LR crops, the test photos, index.json
     labels/             step 2: a shard of labels for each shard of crops, index.json
-    train/student/      step 3: checkpoints, history.json, curve.png, valid.png
-    train/no_teacher/   the same for the baseline, and its student_model.pth
-    student_model.pth   the student
+    train/student/      step 3: checkpoints, history.json, curve.png, valid.png, student_model.pth
+    train/student-*/    the same of other settings, named by what differs (training/folders.py)
+    train/no_teacher*/  the same of the baseline
+    student_model.pth   the student that step 3 finished last
     eval/               step 4: metrics.json, report.html, panels/
     runs/               the executed notebooks
     uploads/, export/   what notebook 05 was given, and students in other formats
@@ -21,6 +22,7 @@ from kd_utils.config import Config
 
 STUDENT = "student"  # the name of the distilled student's training
 BASELINE = "no_teacher"  # the folder of the baseline's training, under the name that older work folders have
+STUDENT_FILE = "student_model.pth"  # the student at the top, and in each training's folder its own
 
 
 def training_title(name: str) -> str:
@@ -56,15 +58,18 @@ class Workdir:
     def label_index(self) -> Path:
         return self.labels / "index.json"
 
-    def training(self, name: str = STUDENT) -> Path:
-        """The folder of a training's checkpoints, curve and pictures."""
-        return self.root / "train" / name
+    @property
+    def trainings(self) -> Path:
+        return self.root / "train"
 
-    def student(self, name: str = STUDENT) -> Path:
-        """The file of a student: at the top for the distilled one, in its training's folder for the baseline."""
-        if name == STUDENT:
-            return self.root / "student_model.pth"
-        return self.training(name) / "student_model.pth"
+    def training(self, name: str = STUDENT) -> Path:
+        """The folder of a training's student, checkpoints, curve and pictures."""
+        return self.trainings / name
+
+    @property
+    def student(self) -> Path:
+        """A copy of the student that step 3 finished last."""
+        return self.root / STUDENT_FILE
 
     @property
     def eval(self) -> Path:

@@ -168,7 +168,42 @@ def test_a_baseline_that_is_another_student_has_no_row(copy):
     student.save(net, path, {"provenance": net.meta["provenance"] | {"train.steps": 7}})
     result = files.read_json(evaluate.evaluate(copy).metrics)
     assert set(result["models"]["baseline"].values()) == {None}
-    assert any("train.steps is 7, not 1200" in note and "Delete" in note for note in result["notes"])
+    assert any("train.steps is 7, not 1200" in note and "Train with" in note for note in result["notes"])
+
+
+def test_each_student_of_a_work_folder_is_evaluated_and_all_are_compared(copy, capsys):
+    """The last one trained had its steps raised from 1200; that of 1200 steps lies in a folder of its own."""
+    top = copy.path("student_model.pth")
+    net = student.load(top)
+    raised = net.meta["provenance"] | {"train.steps": 1500, "train.chain": [[1200, 1200]]}
+    for name, made in (("student-steps=1200", net.meta["provenance"]), ("student", raised)):
+        student.save(net, copy.path("train", name, "student_model.pth"), {"provenance": made})
+    shutil.copy(copy.path("train", "student", "student_model.pth"), top)
+
+    done = evaluate.evaluate(copy)
+    result = files.read_json(done.metrics)
+    assert result["trained"]["student"]["settings"]["train.steps"] == 1500
+    notes = " ".join(result["notes"])
+    assert "This is the student of train/student. The work folder has others" in notes and "student-steps=1200" in notes
+    assert "trained in parts (1,200 steps, then on to 1,500)" in notes and "train.steps was raised at 1,200" in page_of(
+        done
+    )
+    assert set(result["models"]["baseline"].values()) == {None}  # it has 1200 steps
+    assert cli(["compare", str(copy.path())]) == 0
+    assert f"--workdir {copy.path()} --set eval.student=student-steps=1200" in capsys.readouterr().out
+
+    copy.eval.student = "student-steps=1200"
+    result = files.read_json(evaluate.evaluate(copy).metrics)
+    assert result["models"]["baseline"]["psnr_y"] and "eval.student=student-steps=1200" in result["made_by"]["command"]
+    assert cli(["compare", str(copy.path())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = [line.split() for line in lines if line.startswith(str(copy.path()))]
+    assert [line[1] for line in table] == ["student", "student-steps=1200"]
+    assert "1500" in table[0] and "1200" in table[1] and "not evaluated" not in " ".join(lines)
+
+
+def page_of(done):
+    return done.report.read_text()
 
 
 def test_a_student_equal_to_its_teacher_is_null_not_infinity(copy):

@@ -69,7 +69,9 @@ def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_p
     assert (drive / "student_model.pth").read_bytes() == (tmp_path / "a" / "student_model.pth").read_bytes()
     kept = checkpoints.found(drive / "train" / "student")
     assert len(kept) == 3
-    kept[0].unlink()  # as if it had stopped before the last one
+    # as if it had stopped before the last one
+    for path in (kept[0], drive / "student_model.pth", drive / "train" / "student" / "student_model.pth"):
+        path.unlink()
     again = train.train(config(labelled, tmp_path / "b", f"train.baseline=no drive={drive}"))
     assert difference(again.student, trained[1].student) == 0
 
@@ -85,7 +87,7 @@ def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
     colab.configure("quick", labelled[1], str(tmp_path / "b"), drive)
     assert train.train(other).curve.is_file() and other.path("train/student/valid.png").is_file()
     # lost after the last checkpoint, before the student was written
-    for path in (out.student, out.history, out.curve):
+    for path in (out.student, cfg.path("train/student/student_model.pth"), out.history, out.curve):
         path.unlink()
     shutil.rmtree(drive)
     again = train.train(config(labelled, tmp_path / "a", "train.baseline=no"))
@@ -98,10 +100,6 @@ def test_a_drive_that_is_given_later_has_what_was_made_before(labelled, tmp_path
     train.train(config(labelled, tmp_path / "a", f"drive={drive}"))
     for name in ("student_model.pth", "train/student/history.json", "train/no_teacher/student_model.pth"):
         assert (drive / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-    with pytest.raises(files.StoreError) as e:
-        train.train(config(labelled, tmp_path / "a", f"drive={drive} train.lr=0.5"))
-    for path in (tmp_path / "a", drive):  # the remedy names both places of both
-        assert str(path / "train" / "student") in str(e.value) and str(path / "student_model.pth") in str(e.value)
 
 
 def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
@@ -117,8 +115,9 @@ def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
 def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, tmp_path, monkeypatch):
     cfg = config(labelled, tmp_path, "train.baseline=no")
     train.train(cfg)
-    (tmp_path / "student_model.pth").unlink()
     folder = tmp_path / "train" / "student"
+    (folder / "student_model.pth").unlink()
+    (tmp_path / "student_model.pth").unlink()
     for path in checkpoints.found(folder)[:-1]:
         path.unlink()
     step, state = checkpoints.latest(folder)
@@ -173,6 +172,7 @@ def test_processes_that_find_different_checkpoints_stop(labelled, tmp_path):
     config(labelled, tmp_path / "1")
     done = train.train(config(labelled, tmp_path / "0", "train.baseline=no"))
     done.student.unlink()
+    (tmp_path / "0" / "train" / "student" / "student_model.pth").unlink()
     script = tmp_path / "run.py"  # each process with a disk of its own
     script.write_text(
         "import os, sys\nfrom kd_utils import config, train\n"
@@ -222,8 +222,9 @@ def test_a_batch_that_ranks_cannot_share_is_refused(labelled, tmp_path, monkeypa
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(labelled, tmp_path):
     cfg = config(labelled, tmp_path, "train.baseline=no")
     train.train(cfg)
-    (tmp_path / "student_model.pth").unlink()
     folder = tmp_path / "train" / "student"
+    (tmp_path / "student_model.pth").unlink()
+    (folder / "student_model.pth").unlink()
     good = checkpoints.found(folder)[2]
     step, state = checkpoints.latest(folder)
     for newer in checkpoints.found(folder)[:2]:
@@ -255,9 +256,7 @@ def test_a_damaged_shard_is_named_before_it_teaches(labelled, tmp_path, part):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
 
 
-def test_inputs_of_another_configuration_are_refused(labelled, trained, tmp_path):
-    with pytest.raises(files.StoreError, match="train.lr was 0.001, now 0.01.*delete"):
-        train.train(make("quick", f"{labelled[1]} train.lr=0.01", workdir=str(trained[0].workdir)))
+def test_inputs_of_another_configuration_are_refused(labelled, tmp_path):
     with pytest.raises(files.StoreError, match="data.crop was 32, now 64"):
         train.train(config(labelled, tmp_path, "data.crop=64"))
     torch.manual_seed(9)

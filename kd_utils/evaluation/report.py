@@ -259,7 +259,9 @@ def _training(e: Evaluation) -> str:
         loss += f" ({str(made['loss.vgg']).rsplit('/', 1)[-1]} weights)"
 
     size, steps, batch = (made.get(key) for key in ("student.size", "train.steps", "train.batch"))
-    return f"student {size}, {steps:,} steps of {batch} crops; loss: {loss}"
+    parts = [part[1] for part in made.get("train.chain", [])]
+    raised = f" (train.steps was raised at {', '.join(f'{step:,}' for step in parts)})" if parts else ""
+    return f"student {size}, {steps:,} steps{raised} of {batch} crops; loss: {loss}"
 
 
 def _some(names: list[str]) -> str:

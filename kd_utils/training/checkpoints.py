@@ -81,21 +81,29 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def latest(*folders: Path | None) -> tuple[int, dict[str, Any]] | None:
-    """The newest state whose bytes are what its name says, or None. A damaged one is reported and passed over."""
+def latest(*folders: Path | None, quiet: bool = False) -> tuple[int, dict[str, Any]] | None:
+    """The newest state whose bytes are what its name says, or None.
+
+    A damaged one is passed over, and reported unless `quiet`.
+    """
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text)
+
     for path in found(*folders):
         step, digest = path.stem.split("-")[1:]
         try:
             data = path.read_bytes()
         except OSError as e:
-            print(f"checkpoint {path} cannot be read ({e.strerror}): trying the one before it")
+            say(f"checkpoint {path} cannot be read ({e.strerror}): trying the one before it")
             continue
         if files.sha256(data)[:12] != digest:
-            print(f"checkpoint {path} is damaged: trying the one before it")
+            say(f"checkpoint {path} is damaged: trying the one before it")
             continue
         try:
             return int(step), torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as e:  # torch raises several kinds, pickle's among them
             why = (str(e) or type(e).__name__).splitlines()[0][:100]
-            print(f"checkpoint {path} cannot be loaded ({why}): trying the one before it")
+            say(f"checkpoint {path} cannot be loaded ({why}): trying the one before it")
     return None

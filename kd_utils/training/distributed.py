@@ -26,6 +26,12 @@ def leave_processes(runtime: Runtime) -> None:
         torch.distributed.destroy_process_group()
 
 
+def wait_for_all(runtime: Runtime) -> None:
+    """Wait until every process has come here."""
+    if runtime.world > 1:
+        torch.distributed.barrier()
+
+
 def share_gradients(net: nn.Module, runtime: Runtime) -> nn.Module:
     """The network whose gradients all processes share."""
     if runtime.world == 1:

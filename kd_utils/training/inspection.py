@@ -10,8 +10,8 @@ from kd_utils.common import files
 from kd_utils.common.errors import KDError
 from kd_utils.data.crops import CropIndex, load_shard
 from kd_utils.models import student
-from kd_utils.training import checkpoints
-from kd_utils.workdir import BASELINE, STUDENT, Workdir
+from kd_utils.training import checkpoints, folders
+from kd_utils.workdir import BASELINE, STUDENT, STUDENT_FILE, Workdir
 
 GOOD, DAMAGED, RESUMABLE, MISSING = "good", "DAMAGED", "resumable", "not made"
 
@@ -40,9 +40,10 @@ def inspect_workdir(work: Workdir) -> Iterator[Found]:
         if root:
             place = Workdir(root)
             where = "" if root == work.root else " on Drive"
-            for name in (STUDENT, BASELINE):
-                yield _student(place, name, where)
-                yield from _checkpoints(place, name, where)
+            yield _student(place.student, "student", where)
+            for kind in (STUDENT, BASELINE):
+                for name in folders.names(place, kind) or [kind]:
+                    yield from _training(place.training(name), where)
 
 
 def _crops(work: Workdir, index: CropIndex | None) -> Found:
@@ -83,23 +84,31 @@ def _shards(what: str, total: int, bad: list[str], step: str) -> Found:
     return Found(what, DAMAGED, f"{len(bad)} of {total} shards ({', '.join(bad[:3])}): step {step} makes them again")
 
 
-def _student(place: Workdir, name: str, where: str) -> Found:
-    path = place.student(name)
-    what = ("student" if name == STUDENT else "baseline") + where
+def _training(folder: Path, where: str) -> Iterator[Found]:
+    """A training's student and checkpoints. An older version left the student at the top alone."""
+    what = folder.name.replace(BASELINE, "baseline", 1)
+    own = folder / STUDENT_FILE
+    if own.is_file() or folder.name == BASELINE:
+        yield _student(own, what, where)
+    yield from _checkpoints(folder, what, where)
+
+
+def _student(path: Path, what: str, where: str) -> Found:
+    what += where
     if not path.is_file():
         return Found(what, MISSING, "")
     try:
         net = student.load(path)
     except KDError as e:
-        return Found(what, DAMAGED, f"{e}. Step 3 makes it again from its last checkpoint once {path} is deleted")
+        return Found(what, DAMAGED, f"{e}. Step 3 makes it again from its last checkpoint")
     made = net.meta.get("provenance") or {}
     return Found(what, GOOD, f"{path}, x{net.scale}, {made.get('train.steps', 'unknown')} steps")
 
 
-def _checkpoints(place: Workdir, name: str, where: str) -> Iterator[Found]:
-    what = ("student" if name == STUDENT else "baseline") + "'s checkpoints" + where
+def _checkpoints(folder: Path, what: str, where: str) -> Iterator[Found]:
+    what += "'s checkpoints" + where
     whole: list[Path] = []
-    for path in checkpoints.found(place.training(name)):
+    for path in checkpoints.found(folder):
         if checkpoints.is_whole(path):
             whole.append(path)
         else:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from kd_utils import provenance
 from kd_utils.common import files, locks
 from kd_utils.common.devices import Runtime
-from kd_utils.common.errors import TrainError
+from kd_utils.common.errors import BusyError, CheckpointError, TrainError
 from kd_utils.config import Config
 from kd_utils.data.crops import CropIndex
 from kd_utils.models import student
 from kd_utils.models.teacher import TeacherRef
 from kd_utils.provenance import Provenance
-from kd_utils.training import checkpoints
+from kd_utils.training import checkpoints, folders
 from kd_utils.training.drive import Drive
 from kd_utils.training.state import TrainState
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent
-from kd_utils.workdir import Workdir, training_title
+from kd_utils.workdir import STUDENT, STUDENT_FILE, Workdir, training_title
 
 Watch = Callable[[ValidationEvent], None]
+WARMUP_PART = 10  # a training that goes on warms up over at most this part (1/10) of its new steps
 
 
 @dataclass
@@ -33,39 +35,73 @@ class Run:
     cfg: Config
     name: str
     work: Workdir
+    folder: Path  # as folders.find gives it
     index: CropIndex
     teacher: TeacherRef
     labels: Provenance
     runtime: Runtime
     watch: Watch | None
     copies: Drive | None = None
+    chain: tuple[list[int], ...] = ()  # [steps asked for, steps reached] of each part that is done
 
     @cached_property
     def made_of(self) -> Provenance:
         """What its checkpoints and its student record."""
-        return provenance.training_provenance(self.cfg, self.labels)
+        return provenance.training_provenance(self.cfg, self.labels, self.chain)
+
+    @property
+    def begin(self) -> int:
+        """The step at which this part of the training began: 0, unless `train.steps` was raised."""
+        return self.chain[-1][1] if self.chain else 0
+
+    @cached_property
+    def part(self) -> Config:
+        """The settings of this part alone: its steps count from `begin`, and its learning rate rises and falls anew."""
+        if not self.chain:
+            return self.cfg
+        steps = self.cfg.train.steps - self.begin
+        warmup = min(self.cfg.train.warmup, steps // WARMUP_PART)
+        return replace(self.cfg, train=replace(self.cfg.train, steps=steps, warmup=warmup))
 
     @property
     def title(self) -> str:
         return training_title(self.name)
 
     @property
-    def folder(self) -> Path:
-        return self.work.training(self.name)
-
-    @property
     def out(self) -> Path:
-        return self.work.student(self.name)
+        return self.folder / STUDENT_FILE
 
     @property
     def drive(self) -> Path | None:
         return self.work.on_drive(self.folder)
 
-    def require_same(self, have: Provenance) -> None:
-        """Refuse a student or a checkpoint that was made with other settings."""
-        paths = [self.folder, self.out, self.drive, self.work.on_drive(self.out)]
-        want = self.made_of
-        provenance.require_same([p for p in paths if p], provenance.with_defaults(have, want), want)
+    @property
+    def is_finished(self) -> bool:
+        """Whether its student is there, whole and of these settings."""
+        if not self.out.is_file():
+            return False
+        try:
+            have = student.load(self.out).meta.get("provenance") or {}
+        except CheckpointError:
+            return False
+        return not provenance.training_differences(have, self.made_of)
+
+
+def after(run: Run, saved: tuple[int, dict[str, Any]] | None) -> Run:
+    """The run as it goes on from a checkpoint: one of fewer `train.steps` becomes a part of its chain.
+
+    Raises BusyError where the checkpoint is of other settings: another run has begun since the folder was chosen.
+    """
+    if not saved:
+        return run
+    step, have = saved[0], saved[1]["provenance"]
+    differ = provenance.training_differences(have, run.made_of)
+    chain = have.get(provenance.CHAIN, [])
+    if differ == [folders.STEPS] and have[folders.STEPS] < run.cfg.train.steps:
+        chain = [*chain, [have[folders.STEPS], step]]
+    elif differ:
+        raise BusyError(f"another run has just trained in {run.folder}: call again, for a folder of its own")
+    return replace(run, chain=tuple(chain))
 
 
 def sweep(run: Run) -> None:
@@ -78,7 +114,7 @@ def sweep(run: Run) -> None:
 
 def hold_alone(run: Run) -> AbstractContextManager[None]:
     """The training's folder is held by one run: torchrun's processes count as one, and a finished one is only read."""
-    if not run.runtime.is_main or run.out.is_file():
+    if not run.runtime.is_main or run.is_finished:
         return nullcontext()
     return locks.hold(run.folder)
 
@@ -88,7 +124,7 @@ def require_finite_weights(run: Run, state: TrainState) -> None:
     if not all(p.isfinite().all() for p in [*state.net.parameters(), *state.ema.parameters()]):
         raise TrainError(
             f"{run.title}: the weights are not finite after step {state.step}; the last good checkpoint is kept in "
-            f"{run.folder}. Lower train.lr (now {run.cfg.train.lr:g}), and begin in another --workdir."
+            f"{run.folder}. Lower train.lr (now {run.cfg.train.lr:g})."
         )
 
 
@@ -106,9 +142,12 @@ def save_student(run: Run, state: TrainState) -> None:
 
 
 def back_up(run: Run) -> None:
-    """Copy the student, its curve and its pictures to Drive, where it is given and does not have them yet."""
+    """Copy the students of the run's kind, their curves and pictures to Drive, where it does not have them yet."""
     if not run.copies:
         return
-    for path in (run.out, *(run.folder / name for name in TRAINING_FILES)):
+    paths = [run.work.student] if run.name == STUDENT else []
+    for name in folders.names(run.work, run.name):
+        paths += [run.work.training(name) / file for file in (STUDENT_FILE, *TRAINING_FILES)]
+    for path in paths:
         if path.is_file():
             run.copies.copy(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from kd_utils.data.crops import Crops
 from kd_utils.evaluation import figures, metrics
 from kd_utils.models import student
 from kd_utils.models.student import Student
-from kd_utils.workdir import Workdir, training_title
+from kd_utils.workdir import training_title
 
 TRAINING_FILES = ("history.json", "curve.png", "valid.png")  # what a training leaves to look at
 PICTURES = 3  # validation crops that are shown: those that look most different
@@ -66,9 +67,9 @@ class ValidationEvent:
 
 @torch.inference_mode()
 def validate(
-    cfg: Config, name: str, ema: Student, crops: Crops, step: int, history: History
+    cfg: Config, name: str, folder: Path, ema: Student, crops: Crops, step: int, history: History
 ) -> list[tuple[str, np.ndarray]]:
-    """Score the EMA student on the validation crops, add that to `history`, and write the files to look at.
+    """Score the EMA student on the validation crops, add that to `history`, and write the files to look at to `folder`.
 
     The border that PSNR leaves out is the scale, or the margin that the loss left out. Returns pictures of a few crops.
     """
@@ -83,7 +84,7 @@ def validate(
         if not y.isfinite().all():
             raise TrainError(
                 f"{name}: the student's output is not finite after step {step}: its weights have grown without bound. "
-                f"Lower train.lr (now {cfg.train.lr:g}), and begin in another --workdir."
+                f"Lower train.lr (now {cfg.train.lr:g})."
             )
         out.append(to_uint8(y))
     pred = np.concatenate(out)
@@ -96,7 +97,6 @@ def validate(
     for i in figures.most_varied(hr, PICTURES):
         pictures += [(f"LR {i}", lr[i]), (f"{who} {i}", pred[i]), (f"label {i}", label[i]), (f"original {i}", hr[i])]
 
-    folder = Workdir.of(cfg).training(name)
     files.write_json(folder / "history.json", history.to_dict())
     files.write_png(folder / "curve.png", figures.curve(history.to_dict()))
     files.write_png(folder / "valid.png", figures.grid(pictures, columns=4, cell=200))
