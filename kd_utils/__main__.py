@@ -4,7 +4,12 @@ Exit codes: 0 done, 1 the work failed, 2 a wrong call (a command, option or sett
 What can be foreseen to go wrong ends as one line ``error: ...``; ``--debug`` shows the traceback as well.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from kd_utils.common import interrupts
+
+interrupts.exit_quietly()  # while what follows is loaded
 
 import argparse
 import io
@@ -19,6 +24,7 @@ from kd_utils import __version__, doctor
 from kd_utils.common.errors import ConfigError, KDError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT, Config, make
 from kd_utils.overrides import did_you_mean
+from kd_utils.workdir import Workdir
 
 # The steps of the pipeline: their help, their module and an example's arguments. A step is the function of its name.
 STEPS = {
@@ -27,6 +33,9 @@ STEPS = {
     "train": ("step 3: the student, and the baseline without a teacher", "kd_utils.train", "--set train.steps=2000"),
     "evaluate": ("step 4: scores and the report", "kd_utils.evaluate", "--workdir workdir"),
 }
+
+# Commands that go on from what is done when they are called again.
+GOES_ON = {*STEPS, "run", "sharpen", "fetch"}
 
 # Commands whose module has `add_arguments` and `main`: their help and examples.
 TOOLS = {
@@ -60,8 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         args = build_parser(command).parse_args(argv)
         return args.do(args) or 0
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is done", file=sys.stderr)
-        return 130
+        remark = "; the same command goes on from what is done" if command in GOES_ON else ""
+        print(f"\nstopped{remark}", file=sys.stderr)
+        return interrupts.STOPPED
     except ModuleNotFoundError as e:
         if debug or (e.name or "").startswith("kd_utils"):
             raise
@@ -134,7 +144,7 @@ def build_parser(command: str) -> Parser:
             module.add_arguments(sub)
             sub.set_defaults(do=module.main)
 
-    text = "the scores of several evaluated work folders, and the settings in which they differ"
+    text = "the scores of all evaluated students of some work folders, and the settings in which they differ"
     sub = add("compare", text, _compare, ["workdir workdir2", "runs/* --json"])
     sub.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     sub.add_argument("--json", action="store_true", help="each folder's metrics.json, in one object")
@@ -254,17 +264,24 @@ def _fetch(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     from kd_utils.evaluation import scores, tables
+    from kd_utils.training import selection
 
-    evaluations = {}
+    evaluations, missing = {}, []
     for name in args.workdirs:
-        path = Path(name).expanduser() / "eval" / "metrics.json"
-        if not path.is_file():
-            raise ConfigError(f"{path} is missing: run step 4 in that work folder first (python -m kd_utils evaluate)")
-        evaluations[name] = scores.read(path)
+        for path in selection.metrics_of(Workdir(Path(name).expanduser())):
+            training = path.parent.name
+            title = name if training == "eval" else f"{name} {training}"
+            if path.is_file():
+                evaluations[title] = scores.read(path)
+            else:
+                missing.append(f"--workdir {name} --set eval.student={training}")
+
     if args.json:
         print(json.dumps({name: e.to_dict() for name, e in evaluations.items()}, indent=1))
-    else:
-        print(tables.compare(evaluations))
+        return
+    print(tables.compare(evaluations))
+    for options in missing:
+        print(f"not evaluated yet: python -m kd_utils evaluate {options}")
 
 
 # Where our own slug stands: Colab badges, the notebooks' clone cell, README's clone line and workflow badge.
@@ -308,6 +325,8 @@ def _badges(args: argparse.Namespace) -> int:
     print(f"{'differ from' if args.check else 'rewritten to'} {REPO_SLUG}: {', '.join(changed)}")
     return 1 if args.check else 0
 
+
+interrupts.raise_again()
 
 if __name__ == "__main__":
     sys.exit(main())

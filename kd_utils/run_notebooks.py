@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kd_utils.colab import FORM, absolute
+from kd_utils.common import files
 from kd_utils.common.echo import Echo
 from kd_utils.common.errors import RunError, UsageError
 from kd_utils.config import ROOT, make
@@ -243,6 +244,11 @@ def _execute(notebook: Path, result: Path, form: dict[str, Any], out: TextIO) ->
             f"{notebook.name}: its Python died, most often for lack of memory ({e}); lower label.batch or train.batch. "
             f"As far as it came: {result}"
         ) from e
+    except OSError as e:
+        raise RunError(
+            f"{notebook.name}: {result} cannot be written ({e.strerror or e}): free some space, or choose another "
+            "--workdir. What was done is kept"
+        ) from e
     finally:
         echo.end_line()
     print(f"  {time.monotonic() - began:.0f} s", file=out, flush=True)
@@ -265,7 +271,7 @@ def _failure(notebook: Path, result: Path, e: Any) -> str:
     error = re.sub(r"\x1b\[[0-9;]*m", "", f"{e.ename}: {e.evalue}")
     return (
         f"{notebook.name} failed in cell {number} of {len(cells)}:\n{shown}\n  {error}\n"
-        f"With its traceback: {result}\nWhat was done is kept; the same command goes on from there."
+        f"With its traceback: {result}\nWhat was done is kept."
     )
 
 
@@ -290,7 +296,8 @@ def _kernel() -> Iterator[None]:
     mine["JUPYTER_PATH"] = os.environ.get("JUPYTER_PATH", "")
     before = {name: os.environ.get(name) for name in mine}
 
-    with tempfile.TemporaryDirectory(prefix="kd-kernel-") as folder:
+    _sweep_kernels()
+    with tempfile.TemporaryDirectory(prefix=f"kd-kernel-{os.getpid()}-") as folder:
         place = Path(folder, "kernels", "python3", "kernel.json")
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec))
@@ -305,6 +312,14 @@ def _kernel() -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+def _sweep_kernels() -> None:
+    """Remove the folders of kernels whose runs were killed."""
+    for folder in Path(tempfile.gettempdir()).glob("kd-kernel-*-*"):
+        pid = folder.name.split("-")[2]
+        if os.name == "posix" and pid.isdigit() and not files.is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def summary(ran: Ran, workdir: str | Path) -> str:

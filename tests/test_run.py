@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import sys
 
 import nbformat
 import pytest
 import torch
+from helpers.pipeline import environment
 
 from kd_utils import __version__, run_notebooks
 from kd_utils.__main__ import STEPS, TOOLS, main
@@ -345,3 +348,46 @@ def test_near_names_and_one_exit_code_for_a_wrong_call(tmp_path, capsys, monkeyp
     ):
         assert main(command) == 2, command
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["kd_utils.doctor", "kd_utils.config", "kd_utils.workdir", "torch"])
+def test_ctrl_c_while_modules_are_loaded_is_one_line(module):
+    """SIGINT arrives just as `module` is looked for: at the top, or for a step."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['kd_utils', 'prepare']\n"
+        "runpy.run_module('kd_utils', run_name='__main__')\n"
+    )
+    got = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert got.returncode == 130 and got.stdout == ""
+    assert got.stderr.strip().startswith("stopped") and got.stderr.strip().count("\n") == 0
+
+
+def test_the_folder_of_a_killed_kernel_is_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f"kd-kernel-{dead.pid}-x").mkdir()
+    (tmp_path / f"kd-kernel-{os.getpid()}-x").mkdir()  # of a run that is under way
+    with run_notebooks._kernel():
+        assert len(list(tmp_path.iterdir())) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [f"kd-kernel-{os.getpid()}-x"]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"LEFT OUT: a full disk needs root, to mount a small one ({done.stderr.strip()})")
+    try:
+        (small / "filling").write_bytes(bytes(60 << 10))
+        one = notebook(tmp_path / "01_one.ipynb", *ONE, *["#" * 9000] * 3)
+        with pytest.raises(RunError, match="runs/01_one.ipynb cannot be written .No space left on device.: free some"):
+            run_notebooks.run([one], "quick", small, out=io.StringIO())
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)

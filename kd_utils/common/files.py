@@ -50,12 +50,13 @@ def sweep(folder: Path) -> None:
 
 def _is_being_written(path: Path, host: str | None, pid: int) -> bool:
     is_ours = host in (None, socket.gethostname()[:40])
-    if is_ours and os.name == "posix" and not _is_running(pid):
+    if is_ours and os.name == "posix" and not is_running(pid):
         return False
     return time.time() - path.stat().st_mtime < DAY
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is such a process on this machine (POSIX)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
