@@ -20,10 +20,11 @@ from helpers.notebooks import NOTEBOOKS, read
 from helpers.training import config
 
 from kd_utils import colab, doctor, forecast, train, uploads
-from kd_utils.common import packages
+from kd_utils.common import files, packages
 from kd_utils.common.errors import ConfigError, UsageError
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 from kd_utils.models import shipped, student
+from kd_utils.training import drive
 from kd_utils.training.validation import TRAINING_FILES
 
 
@@ -37,7 +38,11 @@ def google(monkeypatch, tmp_path):
         module.mounted.append(place)
         Path(place, "MyDrive").mkdir(parents=True)
 
-    module.drive = types.SimpleNamespace(mount=mount)
+    def flush_and_unmount():
+        shutil.rmtree(Path(module.mounted[-1], "MyDrive"))
+        module.flushed = True
+
+    module.drive = types.SimpleNamespace(mount=mount, flush_and_unmount=flush_and_unmount)
     module.files = types.SimpleNamespace(upload=lambda: {"a.png": b"abc"})
     if "google" not in sys.modules:
         monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
@@ -65,6 +70,32 @@ def test_a_drive_that_cannot_be_mounted_is_one_clear_error(google):
     google.drive.mount = lambda place: None
     with pytest.raises(colab.ColabError, match="MyDrive did not appear"):
         colab.mount_drive(True)
+
+
+def test_the_end_offers_to_finish_the_upload(google, tmp_path, capsys, monkeypatch):
+    kept = colab.mount_drive(True, "run1")
+    monkeypatch.setattr(drive, "COLAB", colab.MOUNT)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    colab.offer_flush(None)
+    assert not shown
+    colab.offer_flush(kept)
+    button = shown[0]
+    assert "press the button" in capsys.readouterr().out and not hasattr(google, "flushed")
+    button.click()
+    assert google.flushed and "Google Drive has everything" in capsys.readouterr().out
+    # nothing is written to where Drive was
+    here = tmp_path / "w"
+    drive.Drive(here, kept).copy(files.write_bytes(here / "student_model.pth", b"student"))
+    assert "NOT KEPT" in (said := capsys.readouterr().out) and "not mounted" in said and not kept.exists()
+    assert colab.mount_drive(True, "run1") == kept and len(google.mounted) == 2
+
+    def fail():
+        raise ValueError("timed out")
+
+    google.drive.flush_and_unmount = fail
+    with pytest.raises(colab.ColabError, match="did not take everything .timed out.: press again"):
+        colab.flush_drive()
 
 
 def test_off_colab_there_is_no_drive(capsys):

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from kd_utils.common import files
 from kd_utils.common.errors import StoreError
 
+COLAB = Path("/content/drive")  # where Colab mounts Drive: an empty folder of the machine's own when it is unmounted
 SLOW = 60  # seconds for one copy from which on it is said
 
 
@@ -124,6 +125,8 @@ class Drive:
 
     def _mark(self) -> str:
         """Leave a marker; returns what went wrong, or nothing."""
+        if COLAB in self.there.parents and not (COLAB / "MyDrive").is_dir():
+            return f"{self.there} is on Google Drive, which is not mounted: run the cell of the settings again"
         try:
             self.there.mkdir(parents=True, exist_ok=True)
             files.sweep(self.there)
