@@ -1,4 +1,4 @@
-"""Try to lose or spoil work: kills, damaged files, two runs at once, a lost Drive, a full disk, mutated inputs.
+"""Try to lose or spoil work: kills, damaged files, two runs at once, a lost Drive, full disks, bad inputs and servers.
 
     make torture ARGS="--kills 20 --inputs 20000 --seed 1"
 
@@ -19,46 +19,37 @@ import sys
 import tempfile
 import time
 import traceback
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from kd_utils import label, prepare, train
+from benchmarks.torture_inputs import Row, evil_pickles, fuzz, server_faults
+from kd_utils import label, prepare, sharpen, train
 from kd_utils.common import files
-from kd_utils.common.errors import KDError
-from kd_utils.config import make
-from kd_utils.data import photos
-from kd_utils.data.crops import CropIndex
-from kd_utils.imaging import reading
+from kd_utils.common.errors import KDError, SharpenError
+from kd_utils.config import ROOT, Config, make
 from kd_utils.models import student
 from kd_utils.training import checkpoints
 
-STEPS = {"prepare": prepare.prepare, "label": label.label, "train": train.train}
+
+def sharpen_photos(cfg: Config) -> None:
+    """Step 5 on the photos of the bench. Raises SharpenError where one fails."""
+    options = {"model": cfg.path("student_model.pth"), "device": "cpu", "quiet": True}
+    done = sharpen.sharpen(cfg.path("photos"), cfg.path("sharpened"), **options)
+    if done.failed:
+        raise SharpenError(str(done.failed))
+
+
+STEPS = {"prepare": prepare.prepare, "label": label.label, "train": train.train, "sharpen": sharpen_photos}
 SETS = (
     "teacher=student_x4_s student.size=8x2 data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 "
     "data.test_side=64 loss.margin=1 loss.perceptual=0 train.init= train.steps=12 train.batch=4 train.warmup=2 "
     "train.valid_every=6 train.save_every=2 train.lr=1e-3 train.baseline=no device=cpu workers=1"
 )
 REFUSED, FOREIGN = 1, 70  # exit codes of a step that ended in an error of ours, or in another one
-
-
-@dataclass
-class Row:
-    """One kind of fault: how often it was tried, and what must stay 0."""
-
-    kind: str
-    tried: int = 0
-    lost: int = 0  # work that was done and is not there
-    silent: int = 0  # a result that differs, without a word
-    foreign: int = 0  # an error that is not ours
-    litter: int = 0  # temporary files that stay
-
-    @property
-    def ok(self) -> bool:
-        return not (self.lost or self.silent or self.foreign or self.litter)
 
 
 # ---- steps in processes of their own
@@ -121,6 +112,10 @@ class Bench:
     def __init__(self, folder: Path, rng: random.Random):
         self.folder, self.rng, self.log = folder, rng, folder / "log.txt"
         self.whole = folder / "whole"
+        (self.whole / "photos").mkdir(parents=True)
+        for n in range(4):
+            image = np.random.default_rng(n).integers(0, 256, (24, 32, 3), np.uint8)
+            files.write_png(self.whole / "photos" / f"{n}.png", Image.fromarray(image))
         self.seconds = {}
         for step in STEPS:
             began = time.monotonic()
@@ -139,6 +134,7 @@ class Bench:
     def equal(self, step: str, work: Path) -> bool:
         """Whether a step's results are those of the undisturbed run, byte for byte."""
         kinds = {"prepare": "crops/*.*", "label": "labels/*.*", "train": "train/student/step-*.pt"}
+        kinds["sharpen"] = "sharpened/*.png"
         names = [p.relative_to(self.whole) for p in self.whole.glob(kinds[step]) if not p.name.startswith(".")]
         if step == "train":
             names.append(Path("student_model.pth"))
@@ -148,7 +144,12 @@ class Bench:
         return self.log.read_text() if self.log.is_file() else ""
 
 
-BEFORE = {"prepare": [], "label": ["crops"], "train": ["crops", "labels"]}
+BEFORE = {
+    "prepare": [],
+    "label": ["crops"],
+    "train": ["crops", "labels"],
+    "sharpen": ["photos", "student_model.pth"],
+}
 
 
 # ---- faults
@@ -188,12 +189,15 @@ def damage(bench: Bench, rounds: int) -> Row:
         "labels/train-00000.safetensors": "train",
         "labels/index.json": "train",
         str(newest): "train",
+        "student_model.pth": "sharpen",
     }
     for _ in range(rounds):
         for name, reader in read_by.items():
             for place in (0.0, 0.5, 0.99):
-                parts = ["crops", "train"] if reader == "label" else ["crops", "labels", "train"]
+                parts = [*BEFORE[reader], "train"] if reader in ("label", "train") else BEFORE[reader]
                 work = bench.fresh(*parts)
+                if name == str(newest):  # else the student that is finished is taken
+                    (work / "train" / "student" / "student_model.pth").unlink()
                 _zero(work / name, place, bench.rng)
                 code = run(reader, "", work, bench.log)
                 row.tried += 1
@@ -219,7 +223,9 @@ def _zero(path: Path, place: float, rng: random.Random) -> None:
 
 
 def two_runs(bench: Bench, rounds: int) -> Row:
-    """The same folder, other settings, at once: one ends whole, the other is refused."""
+    """The same folder, other settings, at once: of prepare one ends whole and the other is refused; a training ends
+    whole in a folder of its own, or is refused.
+    """
     row = Row("two runs at once")
     for n in range(rounds):
         step, key, values = ("prepare", "seed", (0, 1)) if n % 2 == 0 else ("train", "train.lr", ("1e-3", "2e-3"))
@@ -228,13 +234,28 @@ def two_runs(bench: Bench, rounds: int) -> Row:
         codes = [end(pid) for pid in pids]
         row.tried += 1
         row.foreign += FOREIGN in codes
-        row.silent += codes.count(0) != 1
-        if codes.count(0) == 1:
-            won = codes.index(0)
-            row.lost += run(step, f"{key}={values[won]}", work, bench.log) != 0
-            row.lost += won == 0 and not bench.equal(step, work)
+        row.silent += codes.count(0) == 0 or (step == "prepare" and codes.count(0) == 2)
+        won = [value for value, code in zip(values, codes) if code == 0]
+        for value in won:
+            row.lost += run(step, f"{key}={value}", work, bench.log) != 0
+        if step == "prepare":
+            row.lost += won == [0] and not bench.equal(step, work)
+        else:
+            row.lost += not _has_students(work, won)
+            row.lost += "1e-3" in won and not _has_student_of(bench.whole / "student_model.pth", work)
         shutil.rmtree(work)
     return row
+
+
+def _has_students(work: Path, rates: list) -> bool:
+    """Whether the trainings of these learning rates, and no others, have a whole student each."""
+    students = [student.load(path) for path in work.glob("train/*/student_model.pth")]
+    return sorted(net.meta["provenance"]["train.lr"] for net in students) == sorted(map(float, rates))
+
+
+def _has_student_of(path: Path, work: Path) -> bool:
+    """Whether a training has exactly the student `path`."""
+    return any(own.read_bytes() == path.read_bytes() for own in work.glob("train/*/student_model.pth"))
 
 
 def lost_drive(bench: Bench) -> Row:
@@ -277,88 +298,39 @@ def full_disk(bench: Bench) -> Row:
     return row
 
 
+def full_disk_run(bench: Bench) -> Row:
+    """The disk is full while `run` executes a notebook: one error of ours, and with room the run ends."""
+    row = Row("full disk of run", 1)
+    work = bench.folder / "small"
+    with_mount(work, "60m")
+    for part in BEFORE["train"]:
+        shutil.copytree(bench.whole / part, work / part)
+    used = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
+    subprocess.run(["mount", "-o", f"remount,size={used + (64 << 10)}", work], check=True)
+    command = [sys.executable, "-m", "kd_utils", "run", "--preset", "quick", "--only", "03", "--workdir", work, "--set"]
+    command += SETS.split()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    row.foreign += done.returncode != 1 or "Traceback" in done.stderr or done.stderr.count("error:") != 1
+    with open(bench.log, "a") as log:
+        log.write(done.stderr)
+
+    subprocess.run(["mount", "-o", "remount,size=60m", work], check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    row.lost += done.returncode != 0 or not bench.equal("train", work)
+    row.litter += len(list(work.rglob(".*.part")))
+    subprocess.run(["umount", "-l", work], check=True)
+    return row
+
+
 def with_mount(folder: Path, size: str) -> None:
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
 
 
-def fuzz(bench: Bench, count: int) -> Row:
-    """Mutated shards, indexes, students, zips and pictures: read as they were, or refused by an error of ours."""
-    row = Row("mutated inputs")
-    picture = next((Path(photos.__file__).parents[2] / "assets").rglob("*.png"), None)
-    seeds: list[tuple[Path, Callable[[Path], object]]] = [
-        (bench.whole / "crops" / "valid-00000.safetensors", _shard_bytes),
-        (bench.whole / "crops" / "index.json", CropIndex.read),
-        (bench.whole / "student_model.pth", _weights),
-        (_small_zip(bench.folder / "photos.zip"), _zip_bytes),
-    ]
-    if picture and picture.stat().st_size < 300_000:
-        seeds.append((picture, lambda path: reading.read(path) and None))
-
-    wholes = [(path, path.read_bytes(), read, read(path)) for path, read in seeds]
-    for n in range(count):
-        path, whole, read, want = wholes[n % len(wholes)]
-        target = bench.folder / f"mutated{path.suffix}"
-        target.write_bytes(_mutate(whole, bench.rng))
-        row.tried += 1
-        try:
-            if read(target) != want:
-                row.silent += 1
-                shutil.copy(target, bench.folder / f"silent-{n}{path.suffix}")
-        except KDError:
-            pass
-        except Exception:
-            row.foreign += 1
-            with open(bench.log, "a") as log:
-                traceback.print_exc(file=log)
-            shutil.copy(target, bench.folder / f"foreign-{n}{path.suffix}")
-    return row
-
-
-def _mutate(data: bytes, rng: random.Random) -> bytes:
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        at = rng.randrange(min(len(out), rng.choice((64, 2000, len(out)))))
-        kind = rng.randrange(5)
-        if kind == 0:
-            out[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            out[at] = rng.randrange(256)
-        elif kind == 2:
-            del out[at:]
-        elif kind == 3:
-            out[at:at] = rng.randbytes(rng.randrange(1, 40))
-        else:
-            del out[at : at + rng.randrange(1, 40)]
-        out = out or bytearray(b"\0")
-    return bytes(out)
-
-
-def _shard_bytes(path: Path) -> dict[str, bytes]:
-    return {name: a.tobytes() for name, a in files.load_arrays(path, verify=True)[0].items()}
-
-
-def _weights(path: Path) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in student.load(path).state_dict().items()}
-
-
-def _zip_bytes(path: Path) -> list[bytes] | None:
-    for photo in photos.find_photos(str(path)):
-        photo.bytes()
-    return None
-
-
-def _small_zip(path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as z:
-        for n, method in enumerate((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)):
-            z.writestr(f"{n}.png", os.urandom(300) * 3, method)
-    return path
-
-
 # ---- all of it
 
 
-def torture(kill_count: int, rounds: int, inputs: int, seed: int) -> list[Row]:
+def torture(kill_count: int, rounds: int, inputs: int, seed: int, notebooks: bool = True) -> list[Row]:
     """All faults, in a folder that is removed where everything held."""
     torch.set_num_threads(1)
     rng = random.Random(seed)
@@ -371,7 +343,12 @@ def torture(kill_count: int, rounds: int, inputs: int, seed: int) -> list[Row]:
         rows += [lost_drive(bench), full_disk(bench)]
     else:
         print("LEFT OUT: a Drive that is unmounted and a full disk need root, to mount a small disk")
-    rows.append(fuzz(bench, inputs))
+    if can_mount() and notebooks:
+        rows.append(full_disk_run(bench))
+    else:
+        print("LEFT OUT: `run` on a full disk (it needs root, and not --no-notebooks)")
+    rows.append(fuzz(bench.whole, folder, bench.log, inputs, rng))
+    rows += [evil_pickles(folder, bench.log, rng), server_faults(folder, bench.log, max(20, inputs // 100), rng)]
     if all(row.ok for row in rows):
         shutil.rmtree(folder)
     else:
@@ -402,9 +379,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="of damage to each kind of file, and of two runs")
     parser.add_argument("--inputs", type=int, default=2000, help="mutated files")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-notebooks", action="store_true", help="leave `run` on a full disk out")
     args = parser.parse_args()
     began = time.monotonic()
-    rows = torture(args.kills, args.rounds, args.inputs, args.seed)
+    rows = torture(args.kills, args.rounds, args.inputs, args.seed, not args.no_notebooks)
     print(table(rows) + f"seed {args.seed}, {time.monotonic() - began:.0f} seconds")
     return int(not all(row.ok for row in rows))
 
