@@ -24,7 +24,7 @@ from kd_utils.common.errors import KDError, SharpenError
 from kd_utils.imaging import heif, writing
 from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
 from kd_utils.imaging.records import Record
-from kd_utils.models.engines import EVEN, Tool, load
+from kd_utils.models.engines import ENGINES, EVEN, Tool, load
 from kd_utils.models.pipeline import STANDARD, Options, Outcome, Pipeline, apply
 
 __all__ = ["EVEN", "Options", "Outcome", "Summary", "Tool", "apply", "load", "sharpen"]
@@ -37,6 +37,7 @@ class Summary:
     outcomes: list[Outcome] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # the other files of the folders, by suffix
     folder: str = ""  # where the outputs are
+    engine: str = ""  # what computed them, in words
     seconds: float = 0.0
 
     def of(self, *states: str) -> list[Outcome]:
@@ -82,7 +83,7 @@ class Summary:
         if any(self.left_out[suffix] for suffix in heif.HEIC_SUFFIXES):
             lines.append("HEIC is read with one more package: pip install pillow-heif")
         if self.written or self.skipped:
-            lines.append(f"written to {self.folder}")
+            lines.append(f"written to {self.folder}, computed by {self.engine}")
         return "\n".join(lines)
 
 
@@ -118,6 +119,7 @@ def sharpen(
 
     done = Summary(left_out=pairs.left_out, folder=str(output))
     tool = load(chosen.model, chosen.scale, chosen.device, chosen.engine)
+    done.engine = tool.engine
     start = time.perf_counter()
     for name, why in pairs.failed:
         done.outcomes.append(Outcome(name, why=why))
@@ -165,7 +167,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="", help=text + "student or another x4 Real-ESRGAN network")
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--engine", choices=("torch", "onnx"), default="torch", help="onnx: onnxruntime, on the CPU")
+    text = "auto: the fastest here; onnx (onnxruntime) and openvino run students on the CPU (default: torch)"
+    add("--engine", choices=ENGINES, default="torch", help=text)
     add("--tile", type=int, help="side of a tile in input pixels (default: by the memory there is)")
     add("--overlap", type=int, help="input pixels around a tile (default: the model's reach, without seams)")
     add("--overwrite", action="store_true", help="also redo what is already in OUT")

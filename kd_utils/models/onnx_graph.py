@@ -3,7 +3,8 @@
 The graph is written node by node (a student is a chain of a few kinds) instead of through torch's exporter, so it is
 the same bytes with every version of torch, has no data file beside it, and takes any height and width: what a scale 2
 or 1 student needs of its input's sides is padded and cut inside the graph. A PReLU of slope s is written as
-(1 - s) * relu(x) + s * x: onnxruntime's own PRelu breaks its blocked layout, which costs a fifth of the time.
+(1 - s) * relu(x) + s * x: onnxruntime's own PRelu breaks its blocked layout, which costs a fifth of the time. OpenVINO
+computes a PRelu within the convolution before it, so the graph for its engine keeps it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ OPSET, IR = 17, 8  # old enough for every current reader
 class Nodes:
     """The nodes and the constants of a graph, in the order in which they are added."""
 
-    def __init__(self, dtype: type):
+    def __init__(self, dtype: type, prelu: bool = False):
         self.dtype = dtype  # of the convolutions and what stands between them
+        self.prelu = prelu  # whether a PReLU stays one node
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
 
@@ -41,18 +43,19 @@ class Nodes:
         return out
 
 
-def graph(net: student.Student, fp16: bool = False) -> Any:
+def graph(net: student.Student, fp16: bool = False, prelu: bool = False) -> Any:
     """The onnx.ModelProto of a student: `image` (n, 3, h, w) RGB in [0, 1] -> `sharp` (n, 3, h*scale, w*scale).
 
     float32 in and out, not clamped, equal to the PyTorch network to rounding. With `fp16` the convolutions and their
-    weights are half precision between two casts; input, residual and output stay float32.
+    weights are half precision between two casts; input, residual and output stay float32. With `prelu` a PReLU stays
+    one node.
     """
     from onnx import TensorProto
 
     about = {"scale": net.scale, "radius": measure_receptive_field(net).radius, "fp16": fp16}
     about |= describe(getattr(net, "meta", {}))
     net = student.fuse(net).float().cpu()
-    nodes = Nodes(np.float16 if fp16 else np.float32)
+    nodes = Nodes(np.float16 if fp16 else np.float32, prelu)
 
     x = _pad_to_multiple(nodes, "image", net.down) if net.down > 1 else "image"
     y = nodes.add("Cast", x, out="half", to=TensorProto.FLOAT16) if fp16 else x
@@ -104,6 +107,9 @@ def _body(nodes: Nodes, y: str, net: student.Student) -> str:
 def _prelu(nodes: Nodes, y: str, slopes: np.ndarray, i: int) -> str:
     slopes = slopes.reshape(-1, 1, 1)
     nodes.constant(f"slope{i}", slopes, nodes.dtype)
+    if nodes.prelu:
+        return nodes.add("PRelu", y, f"slope{i}", out=f"y{i}")
+
     nodes.constant(f"rest{i}", 1 - slopes, nodes.dtype)
     nodes.add("Relu", y, out=f"positive{i}")
     nodes.add("Mul", f"positive{i}", f"rest{i}", out=f"bent{i}")
