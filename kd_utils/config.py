@@ -87,6 +87,9 @@ class LabelConfig:
     batch: int = setting(16, above(0), at_most(65_536))
     # autocast of the teacher; auto is fp16 on CUDA, else fp32; `doctor` says whether this CPU has bf16
     dtype: str = setting("auto", one_of("auto", "fp32", "bf16"))
+    # what computes the teacher: ncnn is faster on a CPU, its labels can differ by one level in few pixels; auto is what
+    # made the labels that are there, else ncnn where it is installed and computes on a CPU
+    engine: str = setting("torch", one_of("auto", "torch", "ncnn"))
     input_scale: float = setting(1.0, one_of(1.0, 0.5))  # scale 1 only: resize the teacher's input by this first
 
 
@@ -221,6 +224,7 @@ def check(cfg: Config) -> None:
     _check_teacher(cfg.teacher)
     _check_files(cfg)
     _check_scale(cfg)
+    _check_label_engine(cfg.label)
     _check_loss_crops(cfg)
     _check_loss_weights(cfg.loss)
 
@@ -258,6 +262,11 @@ def _check_scale(cfg: Config) -> None:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
     if cfg.train.init == "teacher" and cfg.scale != 4:
         raise ConfigError(f"train.init=teacher is for scale=4 only, not for scale={cfg.scale}: leave train.init out")
+
+
+def _check_label_engine(label: LabelConfig) -> None:
+    if label.engine == "ncnn" and label.dtype == "bf16":
+        raise ConfigError("label.engine=ncnn computes in fp32, not in bf16: leave label.dtype out, or label.engine")
 
 
 def _check_loss_crops(cfg: Config) -> None:

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from kd_utils import provenance
 from kd_utils.common import devices, files, locks, progress
 from kd_utils.common.devices import Runtime
-from kd_utils.common.errors import StoreError, TeacherError
+from kd_utils.common.errors import ConfigError, StoreError, TeacherError
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data.crops import CropIndex, Shard, load_shard, read_index
-from kd_utils.models import pruning, student
+from kd_utils.models import ncnn_run, pruning, student
 from kd_utils.models.teacher import Teacher, TeacherRef, load_teacher, resolve_teacher, teacher_target
 from kd_utils.provenance import Provenance
 from kd_utils.training import drive_data
@@ -49,10 +49,11 @@ def label(cfg: Config) -> Labelled:
     ref = resolve_teacher(cfg)
 
     teacher = load_teacher(ref, runtime.device)
+    engine = choose_engine(cfg, work, ref, runtime)
     if cfg.train.init == "teacher":  # to fail before the labels are made
         pruning.check(teacher.compact(), *student.shape(cfg.student.size))
 
-    want = provenance.labels_provenance(cfg, ref, index.key)
+    want = provenance.labels_provenance(cfg, ref, index.key, engine)
     with locks.hold(work.labels, files.digest(want)):
         files.sweep(work.labels)
         # labels may be hours of work, and perhaps another run's, as their folder can be linked: never written over
@@ -62,12 +63,35 @@ def label(cfg: Config) -> Labelled:
             drive_data.restore(cfg, kept)
         if runtime.is_main:
             _print_teacher_and_warnings(cfg, ref, runtime)
+        if engine == "ncnn":
+            teacher.net = ncnn_run.load(teacher)
         made = _label_shards(cfg, work, index, teacher, runtime, want)
 
     if drive_data.is_on(cfg):
         shards = [work.labels / shard.file for shard in index.shards]
         drive_data.keep(cfg, Kept("labels", files.digest(want), {}, [], 0), shards)
     return Labelled(work.labels, len(index.shards), index.count("train") + index.count("valid"), made, ref)
+
+
+def choose_engine(cfg: Config, work: Workdir, ref: TeacherRef, runtime: Runtime) -> str:
+    """What computes the teacher, "torch" or "ncnn". Raises ConfigError where ncnn cannot."""
+    if engine := _engine_of(cfg, work):
+        if engine == "ncnn" and runtime.device.type != "cpu":
+            raise ConfigError(
+                f"label.engine=ncnn computes on the CPU, not on {runtime.device}: set device=cpu, or label.engine=torch"
+            )
+        return engine
+    is_plain_cpu = runtime.device.type == "cpu" and runtime.dtype == torch.float32
+    return "ncnn" if is_plain_cpu and ncnn_run.can_run(ref.path) else "torch"
+
+
+def _engine_of(cfg: Config, work: Workdir) -> str:
+    """The engine that is asked for, or that made the labels that are there; "" where it is to be chosen."""
+    if cfg.label.engine != "auto":
+        return cfg.label.engine
+    if work.label_index.is_file():
+        return files.read_json(work.label_index, dict).get("label.engine", "torch")
+    return ""
 
 
 def _label_shards(
@@ -143,7 +167,7 @@ def require_labels(cfg: Config, work: Workdir, index: CropIndex, ref: TeacherRef
     if not work.label_index.is_file():
         raise StoreError(f"{work.label_index} is missing: run step 2 first (python -m kd_utils label)")
     have = files.read_json(work.label_index, dict)
-    want = provenance.labels_provenance(cfg, ref, index.key)
+    want = provenance.labels_provenance(cfg, ref, index.key, _engine_of(cfg, work))
     provenance.require_same(work.labels, have, want)
 
     missing = [s.file for s in index.shards if not (work.labels / s.file).is_file()]

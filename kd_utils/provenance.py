@@ -40,13 +40,18 @@ def crops_provenance(cfg: Config, photos: dict[str, dict[str, str]] | None = Non
     return fields
 
 
-def labels_provenance(cfg: Config, teacher: TeacherRef, crops: str) -> Provenance:
-    """Of step 2: the teacher's bytes, how it is applied, and `crops`, the key of what it was applied to."""
+def labels_provenance(cfg: Config, teacher: TeacherRef, crops: str, engine: str = "torch") -> Provenance:
+    """Of step 2: the teacher's bytes, how it is applied, and `crops`, the key of what it was applied to.
+
+    `engine` is what computes it. PyTorch is not recorded, as it was the only one once.
+    """
     fields = {"teacher": teacher.name, "teacher_sha256": teacher.sha256, "crops": crops}
     fields |= to_dict(cfg, "scale", "label.input_scale")
     # "auto" is not recorded, because it may change with the device on which lost labels are made again
     if cfg.label.dtype != "auto":
         fields |= to_dict(cfg, "label.dtype")
+    if engine != "torch":
+        fields["label.engine"] = engine
     return fields
 
 

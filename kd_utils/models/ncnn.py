@@ -100,6 +100,22 @@ def rrdbnet(feat: int, grow: int, blocks: int) -> list[Layer]:
     return layers
 
 
+def layers_of(state: dict[str, Tensor]) -> list[Layer]:
+    """The layers of the x4 network whose weights are `state`, under the official names. Raises NcnnError."""
+    kernels = {name.removesuffix(".weight"): value for name, value in state.items() if value.ndim == 4}
+    layers: list[Layer] = []
+    if "body.0" in kernels:
+        layers = compact(len(kernels["body.0"]), len(kernels) - 2)
+    elif "body.0.rdb1.conv1" in kernels:
+        grow, feat = kernels["body.0.rdb1.conv1"].shape[:2]
+        layers = rrdbnet(feat, grow, max(1, (len(kernels) - 6) // 15))
+
+    known = {layer.name: layer.settings[6] for layer in layers if layer.kind == "Convolution"}
+    if not known or known != {name: value.numel() for name, value in kernels.items()}:
+        raise NcnnError("only x4 RRDBNet and x4 Compact networks can be written for ncnn")
+    return layers
+
+
 def _add(layers: list[Layer], kind: str, inputs: list[int], settings: dict | None = None, name: str = "") -> int:
     layers.append(Layer(kind, inputs, settings or {}, name))
     return len(layers) - 1

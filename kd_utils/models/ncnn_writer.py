@@ -1,4 +1,7 @@
-"""A student as ncnn files, which realesrgan-ncnn-vulkan and Upscayl open. The format is described in `ncnn`."""
+"""Networks as ncnn files: students, which realesrgan-ncnn-vulkan and Upscayl open, and teachers for our own labels.
+
+The format is described in `ncnn`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from kd_utils.common import files
 from kd_utils.common.errors import NcnnError
 from kd_utils.models import student
-from kd_utils.models.ncnn import HALF_TAG, MAGIC, Layer, compact
+from kd_utils.models.ncnn import HALF_TAG, MAGIC, Layer, compact, layers_of
 
 
 def write_ncnn(net: student.Student, param: str | Path) -> Path:
@@ -24,6 +28,22 @@ def write_ncnn(net: student.Student, param: str | Path) -> Path:
     plain = student.fuse(net).float().cpu()
     layers = compact(plain.feat, plain.convs, plain.scale)
     files.write_bytes(param.with_suffix(".bin"), _weights(plain, layers))
+    return files.write_bytes(param, _text(layers).encode("ascii"))
+
+
+def write_network(state: dict[str, Tensor], param: Path) -> Path:
+    """Write the x4 network of a state dict under the official names, in fp32. Raises NcnnError for another network."""
+    layers = layers_of(state)
+    parts = []
+    for layer in layers:
+        if layer.kind == "PReLU":
+            parts.append(state[f"{layer.name}.weight"])
+        if layer.kind == "Convolution":
+            tag = torch.zeros(1)  # fp32 follows
+            parts += [tag, state[f"{layer.name}.weight"], state[f"{layer.name}.bias"]]
+
+    data = b"".join(part.detach().float().numpy().astype("<f4").tobytes() for part in parts)
+    files.write_bytes(param.with_suffix(".bin"), data)
     return files.write_bytes(param, _text(layers).encode("ascii"))
 
 
@@ -85,5 +105,7 @@ def _line(kind: str, number: int, inputs: list[str], outputs: list[str], setting
     return " ".join([f"{kind:<24} {name:<24} {len(inputs)} {len(outputs)}", *inputs, *outputs, *settings])
 
 
-def _format(value: float) -> str:
+def _format(value: float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):  # a list begins with its length
+        return ",".join([str(len(value)), *map(_format, value)])
     return str(value) if isinstance(value, int) else f"{value:e}"  # ncnn tells whole numbers from others by this

@@ -147,7 +147,7 @@ def load_network(path: Path) -> Network:
 
     Read are .pth, .safetensors and ncnn's .param (with its .bin). Raises CheckpointError.
     """
-    state = _read_state(path)
+    state = read_state(path)
     try:
         net = student.from_state_dict(state)
         return Network(net, "RealESRGAN Compact", net.scale)
@@ -172,7 +172,7 @@ def load_network(path: Path) -> Network:
     return Network(found.model.eval(), found.architecture.name, found.scale)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by the official names, fp32."""
     if path.suffix == ".param":
         return read_ncnn(path)
