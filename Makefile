@@ -68,6 +68,10 @@ docs-notebooks: $(RUN) ## run the notebooks on the bundled photos and put execut
 torture: $(DEV) ## kills, damage, two runs, lost Drives, full disks, mutated inputs (minutes; ARGS="--kills 100 --seed 1")
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.torture $(ARGS)
 
+bench: $(DEV) ## speed beside what people run instead: tables, and bench.json (minutes; ARGS="--threads 2 --quick")
+	$(PY) -m kd_utils fetch anime_6B animevideov3 --rounded
+	$(PY) -m benchmarks.bench $(ARGS)
+
 docs: $(DOCS) ## the site of docs/ in site/, with the executed notebooks of docs/notebooks/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict $(ARGS)
 
@@ -144,4 +148,4 @@ $(DOCS): | $(PY)
 	$(call install,.[dev,docs])
 	@touch $(RUN) $(DEV) $@
 
-.PHONY: help run test test-browser test-colab coverage test-fast lint torture docs docs-notebooks results notebook pictures badges install venv clean
+.PHONY: help run test test-browser test-colab coverage test-fast lint torture bench docs docs-notebooks results notebook pictures badges install venv clean
