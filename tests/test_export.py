@@ -180,10 +180,8 @@ def test_where_files_go_and_how_they_are_called(tmp_path):
 
 def test_errors_say_what_to_do(tmp_path, capsys):
     trained(1, tmp_path / "s.pth")
-    with pytest.raises(ExportError, match=r"out names no format: add --to pth\|safetensors\|onnx\|ncnn"):
+    with pytest.raises(ExportError, match=r"out names no format: add --to pth\|safetensors\|onnx\|openvino\|ncnn"):
         export.export(tmp_path / "s.pth", tmp_path / "out")
-    with pytest.raises(ExportError, match="OpenVINO files are not written yet: use --to onnx"):
-        export.export(tmp_path / "s.pth", tmp_path / "out", ["onnx", "openvino"])
     with pytest.raises(ExportError, match="unknown format 'coreml': choose among pth"):
         export.export(tmp_path / "s.pth", tmp_path / "out", ["coreml"])
     assert not (tmp_path / "out").exists()

@@ -26,8 +26,9 @@ class NcnnNet(nn.Module):
         import ncnn
 
         super().__init__()
-        self.Mat = ncnn.Mat
-        self.net = ncnn.Net()
+        # the package does not declare what its compiled module holds
+        self.Mat = ncnn.Mat  # pyright: ignore[reportAttributeAccessIssue]
+        self.net = ncnn.Net()  # pyright: ignore[reportAttributeAccessIssue]
         options = self.net.opt
         options.num_threads = torch.get_num_threads()
         options.use_vulkan_compute = False
