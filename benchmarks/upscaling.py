@@ -20,7 +20,7 @@ from benchmarks import measure, theirs
 from benchmarks.measure import Peaks, Row
 from kd_utils.common import devices
 from kd_utils.common.tensors import to_uint8
-from kd_utils.models import cpu_engines, engines, student
+from kd_utils.models import cpu_engines, engines, shipped, student
 from kd_utils.models.teacher import find_teacher, load_network
 
 PEER = "animevideov3"
@@ -28,7 +28,7 @@ ENHANCE = "official enhance, anime_6B"
 
 
 def networks() -> dict[str, nn.Module]:
-    nets: dict[str, nn.Module] = {size: student.fuse(student.load(student.find_student(size, 4))) for size in "sml"}
+    nets: dict[str, nn.Module] = {size: student.fuse(student.load(shipped.find_student(size, 4))) for size in "sml"}
     return nets | {PEER: load_network(find_teacher(PEER).path).net}
 
 
