@@ -220,7 +220,7 @@ def official() -> tuple[types.ModuleType, types.ModuleType]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import basicsr
-        import realesrgan
+        import basicsr  # pyright: ignore (not on 3.13)
+        import realesrgan  # pyright: ignore
 
     return realesrgan, basicsr

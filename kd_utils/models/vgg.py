@@ -88,7 +88,8 @@ def load_vgg(spec: str | Path, upto: str = "conv3_4", device: torch.device | str
         name, state = f"VGG19 ({Path(spec).name})", _read_state(Path(spec).expanduser(), shapes, upto)
 
     features.load_state_dict(state, assign=True)
-    return VGGFeatures(features.to(memory_format=torch.channels_last), name).to(device)
+    features = features.to(memory_format=torch.channels_last)  # pyright: ignore (torch 2.11 lacks this overload)
+    return VGGFeatures(features, name).to(device)
 
 
 def _read_state(path: Path, shapes: dict[str, tuple], upto: str) -> dict[str, Tensor]:

@@ -39,6 +39,9 @@ def to_device(batch: Batch, runtime: Runtime) -> Batch:
     dtype = torch.float64 if runtime.dtype == torch.float64 else torch.float32
 
     def move(images: Tensor) -> Tensor:
-        return images.to(runtime.device, non_blocking=True).permute(0, 3, 1, 2).to(dtype) / 255
+        x = images.to(runtime.device, non_blocking=True).permute(0, 3, 1, 2)
+        if not runtime.is_half:  # in fp32 a step of m takes a fifth less in the order of planes
+            x = x.contiguous()
+        return x.to(dtype) / 255
 
     return Batch(move(batch.lr), move(batch.label), move(batch.hr), batch.positions)

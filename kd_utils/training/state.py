@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from kd_utils.common.devices import Runtime
 from kd_utils.config import TrainConfig
@@ -24,7 +25,7 @@ class TrainState:
     net: Student
     ema: Student  # the running mean of the weights, which is what ships
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     history: History
     critic: Critic | None = None  # where the loss has an adversarial term
     step: int = 0
@@ -37,12 +38,12 @@ class TrainState:
         if runtime.dtype == torch.float64:
             net = net.double()
         if device.type == "cuda" or runtime.dtype == torch.bfloat16:
-            net = net.to(memory_format=torch.channels_last)
+            net = net.to(memory_format=torch.channels_last)  # pyright: ignore (torch 2.11 lacks this overload)
 
         ema = deepcopy(net).requires_grad_(False).eval()
         fused = device.type == "cuda"
         optimizer = optimizers.make_optimizer(settings.optimizer, net.parameters(), settings.lr, settings.betas, fused)
-        scaler = torch.amp.GradScaler(device.type, enabled=runtime.needs_scaler)
+        scaler = GradScaler(device.type, enabled=runtime.needs_scaler)
         return cls(net, ema, optimizer, scaler, History())
 
     def to_dict(self) -> dict[str, Any]:
