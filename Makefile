@@ -27,6 +27,8 @@ DEV := $(VENV)/.installed-dev-$(KEY)
 DOCS := $(VENV)/.installed-docs-$(KEY)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 MINOR := import sys; print(sys.version_info[:2])
+# a comma as it stands would end an argument of $(call)
+comma := ,
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
@@ -145,7 +147,7 @@ $(DEV): | $(PY)
 	@touch $(RUN) $@
 
 $(DOCS): | $(PY)
-	$(call install,.[dev,docs])
+	$(call install,.[dev$(comma)docs])
 	@touch $(RUN) $(DEV) $@
 
 .PHONY: help run test test-browser test-colab coverage test-fast lint torture bench docs docs-notebooks results notebook pictures badges install venv clean
