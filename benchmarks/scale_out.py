@@ -51,7 +51,7 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
         for n in range(16):  # as many shards, which are shared out
             grain = np.random.default_rng(n).integers(-6, 7, data.astronaut().shape)
             cv2.imwrite(str(photos / f"{n}.png"), np.clip(data.astronaut() + grain, 0, 255).astype(np.uint8))
-        settings = f"data.photos={photos} data.valid_count=1 data.test_count=0 teacher={args.teacher} device=cpu"
+        settings = f"data.photos={photos} data.valid_count=1 data.test_count=1 teacher={args.teacher} device=cpu"
         settings += f" data.crops_per_photo={max(1, args.crops // 15)} workdir={work}"
         prepare.prepare(make("quick", settings))
         words = [word for setting in settings.split() for word in ("--set", setting)]
