@@ -1,8 +1,8 @@
 """A training step, batch 8 of 64x64, L1 and Adam: ours with its loader beside BasicSR's SRModel with its own.
 
-    python -m benchmarks.training_step [--sizes s,m] [--threads 1]
+    python -m benchmarks.training_step [--sizes s,m] [--threads 1] [--profile]
 
-Both train the same plain network. Crops are random pixels, of which a PNG takes as long as a photo of strong grain.
+`--profile` also prints which operators a step of ours spends its time in. Both train the same plain network. Crops are random pixels, of which a PNG takes as long as a photo of strong grain.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
             for dtype in dtypes:
                 jobs[f"ours, {size}", "torch", dtype] = ours(size, crops, dtype)
             timed = measure.by_turns(jobs, args.turns, args.threads)
+            if args.profile:
+                print(f"\nours, {size}: the share of each operator\n\n{profile(jobs[f'ours, {size}', 'torch', 'fp32'])}\n")
         # a step multiplies three times as much as the forward pass
         gmac = 3 * BATCH * student.gmac(student.build(size), side=4 * SIDE)
         names = {name: gmac for name, _, _ in jobs}
@@ -84,9 +86,23 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
     return rows
 
 
+def profile(step: Callable[[], None], most: int = 8) -> str:
+    """The operators that a step spends most time in, and their share of all, as a table."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        for _ in range(3):
+            step()
+    operators = sorted(seen.key_averages(), key=lambda op: -op.self_cpu_time_total)
+    everything = sum(op.self_cpu_time_total for op in operators)
+    lines = ["| operator | share |", "|---|---|"]
+    for op in operators[:most]:
+        lines.append(f"| {op.key} | {op.self_cpu_time_total / everything:.1%} |")
+    return "\n".join(lines)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = measure.options(__doc__)
     parser.add_argument("--sizes", default="s,m,l", help="comma between them (default: s,m,l)")
+    parser.add_argument("--profile", action="store_true", help="print the operators of a step of ours")
     return parser
 
 
