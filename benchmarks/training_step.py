@@ -2,7 +2,8 @@
 
     python -m benchmarks.training_step [--sizes s,m] [--threads 1] [--profile]
 
-`--profile` also prints which operators a step of ours spends its time in. Both train the same plain network. Crops are random pixels, of which a PNG takes as long as a photo of strong grain.
+`--profile` also prints which operators a step of ours spends its time in. Both train the same plain network. Crops are
+random pixels, of which a PNG takes as long as a photo of strong grain.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
                 jobs[f"ours, {size}", "torch", dtype] = ours(size, crops, dtype)
             timed = measure.by_turns(jobs, args.turns, args.threads)
             if args.profile:
-                print(f"\nours, {size}: the share of each operator\n\n{profile(jobs[f'ours, {size}', 'torch', 'fp32'])}\n")
+                print(
+                    f"\nours, {size}: the share of each operator\n\n{profile(jobs[f'ours, {size}', 'torch', 'fp32'])}\n"
+                )
         # a step multiplies three times as much as the forward pass
         gmac = 3 * BATCH * student.gmac(student.build(size), side=4 * SIDE)
         names = {name: gmac for name, _, _ in jobs}

@@ -9,6 +9,7 @@ import re
 import shutil
 from copy import deepcopy
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from kd_utils.__main__ import main as cli
 from kd_utils.common import files, tensors
 from kd_utils.data import crops
 from kd_utils.evaluation import metrics, report, scores, tables
-from kd_utils.models import student
+from kd_utils.models import shipped, student
 from kd_utils.models.vgg import load_vgg
 
 TINY = (
@@ -147,6 +148,7 @@ def test_again_gives_the_same_bytes_and_keeps_the_teachers_work(copy):
 
     def timeless(page):  # the report shows the timings; nothing else may differ
         text = re.sub(r'<img[^>]*>|data-value="[^"]*"', "", page.decode())
+        text = re.sub(r" and \d+ times as fast", "", text)  # said only where it is
         return re.sub(r"[\d.,]+(?= ms\b|×|</td>| times)", "", text)
 
     assert timeless(after["report.html"]) == timeless(pictures["report.html"])
@@ -379,6 +381,30 @@ def test_the_report_compares_with_where_the_student_began(copy, tmp_path):
 
     start.write_bytes(b"")  # another file under that name is not where it began
     assert scores.read(evaluate.evaluate(_with(cfg, train__init="")).metrics).rows == list(scores.ROWS)
+
+
+def test_the_student_that_ships_has_a_row_where_the_same_teacher_taught_it(copy, tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    shutil.copy(config.shipped("student_x4_s.pth"), tmp_path / "weights")  # where the preset begins
+    for module in (config, shipped):
+        monkeypatch.setattr(module, "ASSETS", tmp_path)
+    taught = files.sha256(Path(copy.teacher))
+    ships = _net(24, 8, 4, seed=7)
+    made = {"train.steps": 4000, "train.batch": 8}
+    path = student.save(
+        ships, tmp_path / "weights" / "student_x4_drawn_s.pth", {"teacher_sha256": taught, "provenance": made}
+    )
+    done = evaluate.evaluate(copy)
+    result = scores.read(done.metrics)
+    assert result.rows == ["bicubic", "student", "baseline", "shipped", "teacher"]
+    assert "the one that ships" in done.table and any("student_x4_drawn_s" in n and "32,000" in n for n in result.notes)
+    x = tensors.to_tensor(crops.load_photo_pairs(copy)[0].lr[None])
+    with torch.inference_mode():
+        assert np.array_equal(done.shown[0].images["shipped"], tensors.to_uint8(ships.eval()(x))[0])
+
+    # another teacher taught it: no row
+    student.save(ships, path, {"teacher_sha256": "another", "provenance": made})
+    assert scores.read(evaluate.evaluate(copy).metrics).rows == list(scores.ROWS)
 
 
 def test_metrics_of_an_older_version_are_read(ready, tmp_path):

@@ -15,7 +15,7 @@ from kd_utils.common import devices
 from kd_utils.common.devices import Runtime
 from kd_utils.common.tensors import enlarged
 from kd_utils.config import Config
-from kd_utils.evaluation.scores import ROWS, START, Cost, Timing
+from kd_utils.evaluation.scores import ROWS, SHIPPED, START, Cost, Timing
 from kd_utils.models import student, teacher
 
 
@@ -69,7 +69,7 @@ def measure(
     megapixels = (side * cfg.scale) ** 2 / 1e6
     for row, ms in took.items():
         costs[row].ms_per_megapixel = ms / megapixels
-    for row in ("baseline", START):
+    for row in ("baseline", START, SHIPPED):
         if row in students:
             costs[row] = costs["student"]
 

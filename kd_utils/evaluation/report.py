@@ -10,7 +10,7 @@ from markupsafe import Markup
 from kd_utils.common import sources
 from kd_utils.common.names import display_name
 from kd_utils.evaluation import figures, tables, viewer
-from kd_utils.evaluation.scores import START, Evaluation, Timing, known
+from kd_utils.evaluation.scores import SHIPPED, START, Evaluation, Timing, known
 from kd_utils.evaluation.tables import plain_label, row_label
 
 DRIFT_SEEN = 3.0  # levels of 255: a mean colour that is off by more can be seen side by side
@@ -144,6 +144,7 @@ def findings(e: Evaluation) -> list[str]:
 def _order_to_the_original(e: Evaluation) -> str:
     names = {"student": "the student", "teacher": "the teacher", "baseline": "the baseline"}
     names[START] = "the student where it began"
+    names[SHIPPED] = "the one that ships"
     names["bicubic"] = plain_label(e.protocol.scale)
     known = []
     for row in e.rows:

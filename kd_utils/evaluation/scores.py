@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 ROWS = ("bicubic", "student", "baseline", "teacher")  # at scale 1 "bicubic" is the untouched input
 START = "start"  # the student that the training began with, where it began with one
-ORDER = ("bicubic", START, "student", "baseline", "teacher")
+SHIPPED = "shipped"  # the student of this size that ships, where the same teacher taught it
+ORDER = ("bicubic", START, "student", "baseline", SHIPPED, "teacher")
 
 # Rows as older versions named them, and their names now.
 OLD_NAMES = {"student_no_teacher": "baseline"}

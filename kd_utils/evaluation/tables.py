@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kd_utils.common.names import display_name
-from kd_utils.evaluation.scores import START, Evaluation, PhotoScores, Scores
+from kd_utils.evaluation.scores import SHIPPED, START, Evaluation, PhotoScores, Scores
 
 ORIGINAL, TEACHER, COST = "to the original", "to the teacher", "cost"
 SHORT = {ORIGINAL: " o.", TEACHER: " t.", COST: ""}  # the groups in a table of text
@@ -82,6 +82,8 @@ def row_label(row: str, scale: int) -> str:
         return "input, untouched"
     if row == START:
         return "where it began"
+    if row == SHIPPED:
+        return "the one that ships"
     return row
 
 

@@ -11,8 +11,8 @@ from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, EvaluateError, KDError
 from kd_utils.config import ASSETS, Config, make
 from kd_utils.data.crops import CropIndex
-from kd_utils.evaluation.scores import START
-from kd_utils.models import student
+from kd_utils.evaluation.scores import SHIPPED, START
+from kd_utils.models import shipped, student
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef
 from kd_utils.training import folders
@@ -61,6 +61,8 @@ def load(cfg: Config, path: Path, ref: TeacherRef, index: CropIndex, notes: list
     start = _load_start(cfg, ref, index, net)
     chosen = Chosen({START: start} if start else {}, {})
     chosen.nets["student"] = net
+    if ships := _load_shipped(ref, net, start, notes):
+        chosen.nets[SHIPPED] = ships
     if folder := folder_of(Workdir.of(cfg), path):
         chosen.folders["student"] = folder
         notes += which(Workdir.of(cfg), folder)
@@ -161,6 +163,27 @@ def _load_start(cfg: Config, ref: TeacherRef, index: CropIndex, net: Student) ->
             if (start.feat, start.convs, start.scale) == (net.feat, net.convs, net.scale):
                 return start
     return None
+
+
+def _load_shipped(ref: TeacherRef, net: Student, start: Student | None, notes: list[str]) -> Student | None:
+    """The student of the same size that ships, where the same teacher taught it; a note says how long it was trained.
+
+    None where the training began with it: then it has a row already.
+    """
+    try:
+        path, is_same_teacher = shipped.taught_by(ref.name, ref.sha256, f"{net.feat}x{net.convs}", net.scale)
+    except ConfigError:
+        return None  # of this size none ships
+    ships = student.load(path)
+    if not is_same_teacher or (start is not None and start.meta == ships.meta):
+        return None
+
+    made = settings_of(ships)
+    crops = made["train.steps"] * made["train.batch"]
+    notes.append(
+        f"The one that ships is {path.stem}: taught by the same teacher, on other photos, with {crops:,} crops seen."
+    )
+    return ships
 
 
 def _load_student(cfg: Config, path: Path, ref: TeacherRef, index: CropIndex, notes: list[str]) -> Student:
