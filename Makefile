@@ -12,7 +12,6 @@ CONSTRAINTS ?=
 TORCH_INDEX ?=
 ARGS ?=
 SHARED ?= ../shared
-TEACHER = $(SHARED)/weights/realesr-general-x4v3.pth
 PEER = $(SHARED)/weights/realesr-animevideov3.pth
 VGG = $(SHARED)/weights/vgg19_features_to_conv3_4.pth
 
@@ -59,9 +58,9 @@ lint: $(DEV) ## ruff: rules and format, notebooks too; pyright: types
 	$(PY) -m pyright --pythonpath $(PY)
 
 results: $(RUN) ## docs/RESULTS.md and the README's table from SHARED: photos/valid, photos/set5, weights (minutes)
-	@for f in "$(SHARED)/photos/valid" "$(SHARED)/photos/set5" "$(TEACHER)" "$(PEER)" "$(VGG)"; do [ -e "$$f" ] || { \
+	@for f in "$(SHARED)/photos/valid" "$(SHARED)/photos/set5" "$(PEER)" "$(VGG)"; do [ -e "$$f" ] || { \
 	  echo "$$f is missing: name the folder that has photos/ and weights/, make results SHARED=DIR" >&2; exit 1; }; done
-	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" --teacher "$(TEACHER)" \
+	$(PY) -m benchmarks.results --valid "$(SHARED)/photos/valid" --set5 "$(SHARED)/photos/set5" \
 	  --peer "$(PEER)" --vgg "$(VGG)" $(ARGS)
 
 docs-notebooks: $(RUN) ## run the notebooks on the bundled photos and put executed copies into docs/notebooks/ (minutes)

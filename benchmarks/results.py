@@ -1,11 +1,11 @@
 """The results table: every model on every set and degradation. `make results`, or python -m benchmarks.results --help
 
 Scores are on the centre (at most --side) of each photo, PSNR and SSIM on Y without a border of `scale` pixels, the
-VGG19 distance on RGB, sharpness (mean gradient of Y) over the teacher's; means over photos with 95% bootstrap intervals
-(percentile, 10,000 draws of photos, seed 0). Scores of a model, photo and degradation are kept in --workdir: what has
-not changed is not computed again. The times are taken in turns in one run, in PyTorch as `sharpen` runs it on a CPU.
-Writes docs/RESULTS.md, the table of README.md between its markers, and with --panels pictures of all models (photos of
-others do not go into the repository).
+VGG19 distance on RGB, sharpness (mean gradient of Y) over the teacher's, once for each --teacher; means over photos,
+95% bootstrap intervals (percentile, 10,000 draws of photos, seed 0). Scores of a model, photo and degradation are kept
+in --workdir: what has not changed is not computed again. The times are taken in turns in one run, in PyTorch as
+`sharpen` runs it on a CPU. Writes docs/RESULTS.md, the tables of README.md between its markers, and with --panels
+pictures of all models (photos of others do not go into the repository).
 """
 
 from __future__ import annotations
@@ -33,14 +33,12 @@ from kd_utils.evaluation.costs import time_interleaved
 from kd_utils.evaluation.perceptual import Judges
 from kd_utils.evaluation.scores import Scores
 from kd_utils.imaging import folders, reading
-from kd_utils.models import engines, student, teacher, tiling
+from kd_utils.models import engines, shipped, student, teacher, tiling
 from kd_utils.models.vgg import load_vgg
 
 WEIGHTS = ROOT / "assets" / "weights"
-X4 = {
-    "student s": "student_x4_s.pth",
-    "student m": "student_x4_m.pth",
-    "student l": "student_x4_l.pth",
+FAMILIES = {"x4plus": "photo", "anime_6B": "anime"}  # by teacher; general_x4v3 taught those without a family
+WITHOUT_TEACHER = {
     "s, same steps": "before/student_x4_s_2.pth",  # as many as the next, which shows what the teacher brings
     "s, no teacher": "student_x4_s_no_teacher.pth",
 }
@@ -193,11 +191,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--valid", type=Path, required=True, help="a folder of photos that no training saw")
     parser.add_argument("--set5", type=Path, required=True, help="the originals of Set5")
-    parser.add_argument("--teacher", default="general_x4v3", help="a registry name or a checkpoint")
+    parser.add_argument(
+        "--teacher", nargs="+", default=["x4plus", "anime_6B", "general_x4v3"], help="registry names or checkpoints"
+    )
     parser.add_argument("--peer", default="animevideov3", help="what a user would take instead; the same")
     parser.add_argument("--vgg", default="", help="ImageNet's VGG19; without it the VGG19 distance is left out")
     parser.add_argument("--side", type=int, default=384, help="of the centre that is scored, in HR pixels")
-    parser.add_argument("--time-side", type=int, default=256, help="of the input that is timed")
+    parser.add_argument("--time-side", type=int, default=128, help="of the input that is timed")
     parser.add_argument("--turns", type=int, default=5, help="of the timing")
     parser.add_argument("--panels", action="store_true", help="also draw all models of each photo")
     parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
@@ -207,35 +207,55 @@ def main(argv: list[str] | None = None) -> None:
     if not judges.vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
 
-    x4 = models_x4(args.teacher, args.peer)
+    four, timed = {}, {"bicubic": bicubic_x4()}
+    for name in args.teacher:
+        models = models_x4(name, args.peer)
+        four[models[-1].name] = measure(args, 4, models, models[-1], judges)
+        timed |= {model.name: model for model in models if model.net}
+
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
-    four = measure(args, 4, x4, x4[-1], judges)
     one = measure(args, 1, x1, None, judges)
-    timed = costs(x4, 4, args.time_side, args.turns)
+    cost = costs(one_of_a_size(list(timed.values())), 4, args.time_side, args.turns)
 
     keys = [key for key in tables.SCORES if judges.vgg or key not in tables.VGG]
-    text = tables.document(args.side, teacher.find_teacher(args.teacher).path.stem, four, one, timed, keys)
+    text = tables.document(args.side, four, one, cost, keys)
     print(text)
     if not args.dry:
         files.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
-        tables.readme(ROOT / "README.md", four, timed, keys)
+        in_readme = {name: sets for name, sets in four.items() if name in FAMILIES}
+        tables.readme(ROOT / "README.md", in_readme, [key for key in keys if key in tables.IN_README])
+
+
+def bicubic_x4() -> Model:
+    return Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)
 
 
 def models_x4(teacher_name: str, peer_name: str) -> list[Model]:
-    """Bicubic, our students, the peer, and the teacher last."""
-    models = [Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)]
-    for name, file in X4.items():
-        if (WEIGHTS / file).is_file():
-            models.append(load(name, WEIGHTS / file))
-        else:
-            print(f"{name} is LEFT OUT: there is no {file}")
+    """Bicubic, our students without a family, those that this teacher taught, the peer, and the teacher last."""
+    models = [bicubic_x4()]
+    family = FAMILIES.get(teacher_name)
+    for name in shipped.shipped_names(4):
+        if "-" not in name or name.split("-")[0] == family:
+            models.append(load(f"student {name}", shipped.find_student(name)))
+    if family is None:
+        models += [load(name, WEIGHTS / file) for name, file in WITHOUT_TEACHER.items()]
 
-    for name, given in (("", peer_name), ("teacher", teacher_name)):
+    for given in (peer_name, teacher_name):
         ref = teacher.find_teacher(given)
         net = teacher.load_teacher(ref).net
-        models.append(Model(name or ref.path.stem, ref.sha256, net, net))
+        models.append(Model(f"{ref.path.stem if given == peer_name else ref.name}", ref.sha256, net, net))
     models[-1].key = "t" + models[-1].key  # as the teacher it has no scores to itself, the same file as a peer has
     return models
+
+
+def one_of_a_size(models: list[Model]) -> list[Model]:
+    """Students of one size cost the same: the first of each stays. So does what is no student."""
+    found = {}
+    for model in models:
+        is_student = model.name.startswith("student ")
+        size = student.count_parameters(model.net) if is_student and model.net else model.name
+        found.setdefault(size, model)
+    return list(found.values())
 
 
 if __name__ == "__main__":

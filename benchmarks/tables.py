@@ -22,6 +22,7 @@ SCORES = {  # field of Scores -> title, digits
 }
 TO_THE_TEACHER = {"psnr_y_teacher", "ssim_y_teacher", "vgg_teacher", "sharpness"}
 VGG = {"vgg", "vgg_teacher"}
+IN_README = TO_THE_TEACHER | {"vgg"}
 
 # What one model scored on each photo of a set, by model.
 Rows = dict[str, list[Scores]]
@@ -60,26 +61,28 @@ def table(rows: Rows, keys: list[str]) -> str:
     return "\n".join(lines)
 
 
-def cost_table(timed: dict[str, dict[str, float]]) -> str:
+def cost_table(cost: dict[str, dict[str, float]], teachers: list[str]) -> str:
+    """A row for each shape, and how many times as long each teacher takes."""
+    takes = " | ".join(f"{name} takes" for name in teachers)
     lines = [
-        "| | parameters | GMAC for 1024x1024 | ms for 1024x1024, CPU | of the teacher's |",
-        "|---|---|---|---|---|",
+        f"| | parameters | GMAC for 1024x1024 | ms for 1024x1024, CPU | {takes} |",
+        "|---|---|---|---|" + "---|" * len(teachers),
     ]
-    whole = timed["teacher"]["ms"]
-    for name, c in timed.items():
+    for name, c in cost.items():
         size = f"{c['params']:,} | {c['gmac']:.1f}" if "params" in c else " | "
-        lines.append(f"| {name} | {size} | {c['ms']:.0f} | {c['ms'] / whole:.3f} |")
+        ratios = " | ".join(f"{cost[teacher]['ms'] / c['ms']:.1f} times" for teacher in teachers)
+        lines.append(f"| {name} | {size} | {c['ms']:.0f} | {ratios} |")
     return "\n".join(lines)
 
 
 def document(
     side: int,
-    teacher_name: str,
-    four: dict[tuple[str, str], Rows],
+    four: dict[str, dict[tuple[str, str], Rows]],
     one: dict[tuple[str, str], Rows],
-    timed: dict,
+    cost: dict[str, dict[str, float]],
     keys: list[str],
 ) -> str:
+    """docs/RESULTS.md. `four` holds, by teacher, the rows of each set and degradation; `one` those of scale 1."""
     versions = provenance.versions()
     parts = [
         "# Results",
@@ -87,23 +90,19 @@ def document(
         f"({side}x{side} at most) of each. Means over photos, in brackets 95% bootstrap intervals. "
         "PSNR-Y, SSIM-Y and the VGG19 distance (lower is nearer) are to the original unless they say to the teacher; a "
         "sharpness (mean gradient of Y over the teacher's) of 1 is as crisp as the teacher. "
-        f"Teacher: {teacher_name}. What each model is: assets/weights/*.md.",
+        "What each model is: assets/weights/*.md.",
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
         "## Cost, x4",
-        "Times by turns in one run, medians; trust the ratios.",
-        cost_table(timed),
+        "Times by turns in one run, medians; trust the ratios. Students of one size cost the same.",
+        cost_table(cost, list(four)),
     ]
-    for (title, name), rows in four.items():
-        parts += [f"## x4 · {title} · {name} ({len(next(iter(rows.values())))} photos)", table(rows, keys)]
-        base = rows["bicubic"]
-        gains = []
-        for name_of_model, scores in rows.items():
-            if name_of_model not in ("bicubic", "teacher"):
-                gain = np.mean([a.psnr_y_teacher - b.psnr_y_teacher for a, b in zip(scores, base, strict=True)])
-                gains.append(f"{name_of_model} {gain:+.2f}")
-        parts.append(f"PSNR-Y to the teacher above bicubic's, dB: {', '.join(gains)}.")
+    for teacher, sets in four.items():
+        parts.append(f"## x4, the teacher is {teacher}")
+        for (title, name), rows in sets.items():
+            parts += [f"### {teacher} · {title} · {name} ({photos(rows)} photos)", table(rows, keys)]
+            parts.append(f"PSNR-Y to the teacher above bicubic's, dB: {gains(rows, teacher)}.")
     for (title, name), rows in one.items():
-        parts += [f"## Same size (scale 1) · {title} · {name} ({len(next(iter(rows.values())))} photos)"]
+        parts += [f"## Same size (scale 1) · {title} · {name} ({photos(rows)} photos)"]
         parts.append(table(rows, [key for key in keys if key not in TO_THE_TEACHER]))
         base = rows["the input"]
         lost = sum(a.psnr_y < b.psnr_y for a, b in zip(rows["student x1 s"], base, strict=True))
@@ -111,18 +110,33 @@ def document(
     return "\n\n".join(parts) + "\n"
 
 
-def readme(path: Path, four: dict[tuple[str, str], Rows], timed: dict, keys: list[str]) -> None:
-    """The short table, of valid and light, between the two markers of README.md."""
+def photos(rows: Rows) -> int:
+    return len(rows["bicubic" if "bicubic" in rows else "the input"])
+
+
+def gains(rows: Rows, teacher: str) -> str:
+    """How much nearer to the teacher than bicubic each model is."""
+    words = []
+    for model, scores in rows.items():
+        if model not in ("bicubic", teacher):
+            pairs = zip(scores, rows["bicubic"], strict=True)
+            words.append(f"{model} {np.mean([a.psnr_y_teacher - b.psnr_y_teacher for a, b in pairs]):+.2f}")
+    return ", ".join(words)
+
+
+def readme(path: Path, four: dict[str, dict[tuple[str, str], Rows]], keys: list[str]) -> None:
+    """The short tables, a teacher each, of valid and light, between the two markers of README.md: means alone."""
     begin, end = "<!-- results -->", "<!-- /results -->"
     text = path.read_text()
     if begin not in text or end not in text:
         raise SystemExit(f"{path} has no {begin} ... {end}: the table was not written")
-    rows = four["valid", "light"]
-    lines = header(keys, "| | GMAC |")
-    for name, scores in rows.items():
-        cells = score_cells(scores, keys)
-        cost = f"{timed[name]['gmac']:.1f}" if "gmac" in timed[name] else ""
-        lines.append("| " + " | ".join([name, cost, *cells]) + " |")
+    lines = []
+    for teacher, sets in four.items():
+        lines += header(keys, f"| to {teacher} |")
+        for name, scores in sets["valid", "light"].items():
+            cells = [show_score(key, [getattr(s, key) for s in scores]).split(" ")[0] for key in keys]
+            lines.append("| " + " | ".join([name, *cells]) + " |")
+        lines.append("")
     before, rest = text.split(begin)
-    body = f"{begin}\n" + "\n".join(lines) + f"\n{end}"
+    body = f"{begin}\n" + "\n".join(lines) + f"{end}"
     files.write_bytes(path, (before + body + rest.split(end)[1]).encode())

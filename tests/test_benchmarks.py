@@ -220,11 +220,11 @@ def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, ca
     out = capsys.readouterr().out
     assert "VGG19 distance is LEFT OUT" in out and "| VGG19 |" not in out
     for heading in (
-        "x4 · valid · two_order (2 photos)",
-        "x4 · Set5 · light (1 photos)",
+        "teacher · valid · two_order (2 photos)",
+        "teacher · Set5 · light (1 photos)",
         "Same size (scale 1) · valid · blur 1.5",
     ):
-        assert f"## {heading}" in out
+        assert f"# {heading}" in out
     # the peer is the teacher here: it equals its own labels
     peer = next(line for line in out.splitlines() if line.startswith("| peer |") and "[" in line)
     assert "sharpness over the teacher's" in out and peer.endswith("| 1.00 [1.00, 1.00] |")
@@ -240,13 +240,14 @@ def test_the_readme_gets_its_table_between_the_markers(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
     scores = [Scores(psnr_y=30.0, ssim_y=0.9), Scores(psnr_y=32.0, ssim_y=0.92)]
-    tables.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr_y", "ssim_y"])
+    found = {"x4plus": {("valid", "light"): {"bicubic": scores}}}
+    tables.readme(path, found, ["psnr_y", "ssim_y"])
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| bicubic |  | 31.00 [30.00, 32.00] | 0.9100 [0.9000, 0.9200] |" in text
+    assert "| to x4plus | PSNR-Y | SSIM-Y |" in text and "| bicubic | 31.00 | 0.9100 |\n" in text
     path.write_text("no markers")
     with pytest.raises(SystemExit, match="the table was not written"):
-        tables.readme(path, {("valid", "light"): {"bicubic": scores}}, {"bicubic": {}}, ["psnr_y"])
+        tables.readme(path, found, ["psnr_y"])
 
 
 def test_every_shipped_student_has_its_recipe_card_and_facts():
