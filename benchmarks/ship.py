@@ -28,7 +28,7 @@ from kd_utils.__main__ import read_recipe
 from kd_utils.common import devices, files
 from kd_utils.config import Config, ConfigError, make
 from kd_utils.data.crops import read_index
-from kd_utils.evaluation import figures
+from kd_utils.evaluation import curves
 from kd_utils.models import student
 
 
@@ -98,7 +98,7 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
         "history": history,
     } | earlier
     files.write_json(to.with_suffix(".json"), facts)
-    files.write_png(to.with_suffix(".curve.png"), figures.curve(history, to.stem))
+    files.write_png(to.with_suffix(".curve.png"), curves.curve(history, to.stem))
 
 
 def main(argv: list[str] | None = None) -> None:

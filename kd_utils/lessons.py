@@ -25,7 +25,7 @@ from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data import degradations
 from kd_utils.data.crops import Batch
-from kd_utils.evaluation import figures, metrics, viewer
+from kd_utils.evaluation import curves, figures, metrics, viewer
 from kd_utils.imaging import reading
 from kd_utils.imaging.reading import Photo
 from kd_utils.models.pipeline import Tool, apply
@@ -219,7 +219,7 @@ def live() -> Callable[[ValidationEvent], None]:
     def watch(seen: ValidationEvent) -> None:
         step = seen.history.valid[-1].step
         pictures = {
-            "curve": figures.curve(seen.history.to_dict(), title=f"{training_title(seen.name)}, step {step}"),
+            "curve": curves.curve(seen.history.to_dict(), title=f"{training_title(seen.name)}, step {step}"),
             "pictures": figures.grid(seen.pictures, columns=4, cell=180),
         }
         for kind, picture in pictures.items():
@@ -236,9 +236,9 @@ def show_curves(trained: Trained) -> Image.Image:
     """The curves of the student and, where it was trained, of the baseline in one figure."""
     history = files.read_json(trained.history)
     if not trained.baseline:
-        return figures.curve(history)
+        return curves.curve(history)
     baseline = files.read_json(trained.baseline.parent / "history.json")
-    return figures.curve(history, baseline=baseline)
+    return curves.curve(history, baseline=baseline)
 
 
 # ---- sharpening

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from kd_utils.common import files
 from kd_utils.common.errors import KDError, SharpenError
 from kd_utils.imaging import heif, writing
-from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files
+from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files, path_of
 from kd_utils.imaging.records import Record
 from kd_utils.models.engines import ENGINES, EVEN, Tool, load
 from kd_utils.models.pipeline import STANDARD, Options, Outcome, Pipeline, apply
@@ -105,7 +105,7 @@ def sharpen(
     """
     chosen = Options(**options)
     chosen.check()
-    output = Path(output).expanduser()
+    output = path_of(output)
     names = [str(item) for item in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     pairs = _standard_pair(names, output) if "-" in (*names, str(output)) else pair_files(names, output)
     folder = output.parent if pairs.single else output
@@ -136,11 +136,11 @@ def sharpen(
 
 def _standard_pair(names: list[str], output: Path) -> Pairs:
     """One photo from standard input, or to standard output. Raises SharpenError for more than one."""
-    if len(names) > 1 or (names == ["-"] and output != STANDARD and not output.suffix) or output.is_dir():
+    if len(names) > 1 or (names == ["-"] and output != STANDARD and not output.suffix) or os.path.isdir(output):
         raise SharpenError("- is one photo: name one input, and one file or - as the output")
     if output != STANDARD:
         writing.check(output.suffix)
-    return Pairs([(Path(names[0]).expanduser(), output)], single=True)
+    return Pairs([(path_of(names[0]), output)], single=True)
 
 
 def _refuse_a_photo(output: Path, record: Record) -> None:

@@ -37,7 +37,7 @@ def test_a_png_whose_pixels_are_not_in_it(tmp_path):
 
 def test_a_pipe_is_no_photo(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(ImageError, match="a.png is a pipe or a socket, no file"):
+    with pytest.raises(ImageError, match="a.png is a pipe, a socket or a device"):
         reading.read(tmp_path / "a.png")
     with pytest.raises(DataError, match="holds no photos"):
         photos.find_photos(str(tmp_path))

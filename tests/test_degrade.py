@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from kd_utils.common.tensors import to_tensor, to_uint8
-from kd_utils.data import degradations, kernels
-from kd_utils.data.degradations import Blur, Jpeg, Noise, Resize
+from kd_utils.data import degradation_steps, degradations, kernels
+from kd_utils.data.degradation_steps import Blur, Jpeg, Noise, Resize
 
 ANISO = (1.3, 0.6, 0.7)  # sigma_x, sigma_y, theta
 
@@ -94,7 +94,7 @@ def test_blur_equals_basicsr(official):
     x = to_tensor(photo(40, 56)[None])
     for kernel in (kernels.gaussian(21, 1.5, 1.5, 0.0), kernels.gaussian(13, *ANISO), kernels.sinc(7, 2.0)):
         theirs = filter2D(x, torch.from_numpy(kernel).float()[None])
-        torch.testing.assert_close(degradations.apply(Blur(kernel, ""), x), theirs, atol=1e-6, rtol=0)
+        torch.testing.assert_close(degradation_steps.apply(Blur(kernel, ""), x), theirs, atol=1e-6, rtol=0)
 
 
 def test_every_drawn_kernel_is_odd_and_sums_to_one():
@@ -108,7 +108,7 @@ def test_every_drawn_kernel_is_odd_and_sums_to_one():
 def test_blur_keeps_a_flat_picture_and_serves_pictures_smaller_than_the_kernel():
     for kernel in (kernels.gaussian(21, 3.0, 3.0, 0.0), kernels.gaussian(21, *ANISO, 0.6), kernels.sinc(21, 0.8)):
         for side in (1, 3, 40):
-            torch.testing.assert_close(degradations.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
+            torch.testing.assert_close(degradation_steps.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
 
 
 # ---- what a plan draws
@@ -187,7 +187,7 @@ def test_mixed_is_half_light_and_half_two_order_of_the_same_seed():
 @pytest.mark.parametrize("sigma", [1.0, 12.0, 30.0])
 @pytest.mark.parametrize("gray", [True, False])
 def test_gaussian_noise_has_its_sigma(sigma, gray):
-    noisy = degradations.apply(Noise("gaussian", sigma, gray, seed=1), flat(0.5)) - 0.5
+    noisy = degradation_steps.apply(Noise("gaussian", sigma, gray, seed=1), flat(0.5)) - 0.5
     assert float(noisy.std() * 255) == pytest.approx(sigma, rel=0.03)
     assert abs(float(noisy.mean() * 255)) < 0.05 * sigma
     equal = bool((noisy[:, 0] == noisy[:, 1]).all() and (noisy[:, 0] == noisy[:, 2]).all())
@@ -198,13 +198,13 @@ def test_gaussian_noise_has_its_sigma(sigma, gray):
 def test_poisson_noise_grows_with_the_light(gray):
     # 64 levels of gray: 64 photons at full white, so at level v the shot noise is sqrt(v / 64)
     x = (torch.arange(64).repeat_interleave(64).view(1, 1, 1, -1) * 4 / 255).expand(1, 3, 64, -1).contiguous()
-    noise = degradations._noise(x, Noise("poisson", 2.0, gray, seed=3))
+    noise = degradation_steps._noise(x, Noise("poisson", 2.0, gray, seed=3))
     assert noise.shape[1] == (1 if gray else 3)
     for level in (4, 20, 50):
         v = level * 4 / 255
         part = noise[..., level * 64 : level * 64 + 64]
         assert float(part.std()) == pytest.approx(2 * math.sqrt(v / 64), rel=0.06)
-    assert degradations._noise(flat(0.0), Noise("poisson", 2.0, gray, seed=3)).abs().max() == 0
+    assert degradation_steps._noise(flat(0.0), Noise("poisson", 2.0, gray, seed=3)).abs().max() == 0
 
 
 def test_poisson_noise_is_as_strong_as_basicsrs(official):
@@ -214,14 +214,14 @@ def test_poisson_noise_is_as_strong_as_basicsrs(official):
     torch.manual_seed(0)
     for gray in (False, True):
         theirs = generate_poisson_noise_pt(x, scale=1.5, gray_noise=float(gray) * torch.ones(1))
-        ours = degradations._noise(x, Noise("poisson", 1.5, gray, seed=0))
+        ours = degradation_steps._noise(x, Noise("poisson", 1.5, gray, seed=0))
         assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.03)
 
 
 @pytest.mark.parametrize("quality", [30, 60, 95])
 def test_jpeg_is_real_jpeg(quality):
     picture = photo(48, 64)
-    ours = to_uint8(degradations.apply(Jpeg(quality), to_tensor(picture[None])))[0]
+    ours = to_uint8(degradation_steps.apply(Jpeg(quality), to_tensor(picture[None])))[0]
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     np.testing.assert_array_equal(ours, np.asarray(Image.open(buffer)))
@@ -286,7 +286,7 @@ def test_stages_end_in_what_degrade_gives():
             assert shown[0][0] == "original" and shown[0][1] is hr
             np.testing.assert_array_equal(shown[-1][1], degradations.degrade(hr[None], [7], scale, profile)[0])
             assert [t for t, _ in shown[1:]] == [
-                degradations.title(s) for s in degradations.plan((64, 64), 7, scale, profile)
+                degradation_steps.title(s) for s in degradations.plan((64, 64), 7, scale, profile)
             ]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kd_utils import sharpen
 from kd_utils.__main__ import main
-from kd_utils.imaging import reading
+from kd_utils.imaging import file_pairs, reading, records
 from kd_utils.imaging.file_pairs import pair_files
 
 
@@ -226,3 +226,100 @@ def test_options_that_cannot_be_used_are_one_clear_error(tmp_path, models, capsy
         assert run(source, tmp_path / "out", **options) in (1, 2)
         assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_links_that_lead_nowhere_fail_and_the_rest_goes_on(tmp_path, models, capsys):
+    save(tmp_path / "in" / "a.png", picture())
+    (tmp_path / "in" / "circle.png").symlink_to("circle.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nothing.png")
+    (tmp_path / "in" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "in" / "self").symlink_to(".")
+    (tmp_path / "in" / "up").symlink_to("..")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    assert run(tmp_path / "in", tmp_path / "in" / "pipe.png", tmp_path / "out", model=models[4]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("1 sharpened") and "4 failed" in said
+    for words in ("circle.png cannot be read (Too many levels", "gone.png cannot be read", "zero.png is a pipe",
+                  "pipe.png is a pipe"):  # fmt: skip
+        assert words in said
+    assert outputs(tmp_path / "out") == ["a.png"]
+
+
+def test_photos_and_outputs_that_go_away_fail_alone(tmp_path, models, capsys, monkeypatch):
+    for n in range(5):
+        save(tmp_path / "in" / f"{n}.png", picture(8, 8))
+    step = sharpen.Pipeline.sharpen
+
+    def meanwhile(self, job):
+        if job.source.name == "0.png":
+            (tmp_path / "in" / "4.png").unlink()
+            for path in (tmp_path / "out").glob("*"):
+                path.unlink()
+        step(self, job)
+
+    monkeypatch.setattr(sharpen.Pipeline, "sharpen", meanwhile)
+    assert run(tmp_path / "in", tmp_path / "out", model=models[4]) == 1
+    said = capsys.readouterr().out
+    assert "4 sharpened" in said and "1 failed" in said and "4.png cannot be read (No such file" in said
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "says", "code"),
+    [
+        ([""], "out", "'' is no path", 2),
+        (["a.png"], "", "'' is no path", 2),
+        (["~no-such-user/a.png"], "out", "a user who is not known here", 2),
+        (["a\0b.png"], "out", r"'a\x00b.png' is no path", 2),
+        (["x" * 300 + ".png"], "out", "would be longer than 255 bytes", 1),
+        (["x" * 300 + ".png"], "out.png", "cannot be read (File name too long)", 1),
+        (["a.png"], "y" * 300, "cannot be written", 2),
+        (["a.png"], "out\0", "is no path", 2),
+    ],
+)
+def test_a_name_that_can_be_none_is_one_line(tmp_path, monkeypatch, models, capsys, inputs, output, says, code):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", picture())
+    assert run(*inputs, output, model=models[4]) == code
+    out, err = capsys.readouterr()
+    assert says in out + err and "Traceback" not in err
+
+
+def test_a_photo_that_is_named_twice_is_sharpened_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png", picture())
+    pairs = pair_files(["a.png", "./a.png", "*.png"], Path("out"))
+    assert pairs.jobs == [(Path("a.png"), Path("out/a.png"))] and not pairs.failed
+
+
+def test_an_output_folder_above_the_input_folder(tmp_path):
+    save(tmp_path / "shots" / "raw" / "a.png", picture())
+    pairs = pair_files([str(tmp_path / "shots" / "raw")], tmp_path / "shots")
+    assert pairs.jobs == [(tmp_path / "shots" / "raw" / "a.png", tmp_path / "shots" / "a.png")] and not pairs.failed
+
+
+def test_twins_by_case_are_two_outputs_only_where_case_counts(tmp_path, monkeypatch):
+    for name in ("A.PNG", "a.png", "b.gif", "B.png"):
+        save(tmp_path / "in" / name, picture(8, 8))
+    assert not file_pairs.ignores_case(tmp_path / "new" / "out")
+    assert len(pair_files([str(tmp_path / "in")], tmp_path / "out").jobs) == 4
+    monkeypatch.setattr(file_pairs, "ignores_case", lambda folder: True)
+    pairs = pair_files([str(tmp_path / "in")], tmp_path / "out")
+    assert [target.name for _, target in pairs.jobs] == ["A.PNG", "B.png"]
+    assert [Path(source).name for source, _ in pairs.failed] == ["a.png", "b.gif"]
+
+
+def test_another_photos_output_stays_where_case_is_ignored(tmp_path, models, capsys):
+    """A second name of the same file, as such a file system would give it."""
+    upper, lower = save(tmp_path / "1" / "A.png", picture(8, 8)), save(tmp_path / "2" / "a.png", picture(9, 9))
+    assert run(upper, tmp_path / "out", model=models[4]) == 0
+    os.link(tmp_path / "out" / "A.png", tmp_path / "out" / "a.png")
+    before = (tmp_path / "out" / "A.png").read_bytes()
+    assert main(["sharpen", str(lower), str(tmp_path / "out"), "--model", models[4], "--overwrite"]) == 1
+    assert "a.png is the output of" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+
+
+def test_a_record_that_cannot_be_written_is_said(tmp_path, models, capsys):
+    (tmp_path / "out" / records.NAME).mkdir(parents=True)
+    assert run(save(tmp_path / "a.png", picture()), tmp_path / "out", model=models[4]) == 1
+    assert f"{records.NAME} cannot be written (Is a directory): choose another folder" in capsys.readouterr().out

@@ -201,7 +201,7 @@ def test_near_names_and_one_meaning_an_exit_code(capsys, tmp_path):
 
 
 def test_every_command_shows_examples(capsys):
-    for command in (*STEPS, *TOOLS, "run", "compare", "badges"):
+    for command in (*STEPS, *TOOLS, "run", "compare"):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0 and f"examples:\n  python -m kd_utils {command}" in capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_bars_move_on_a_terminal():
 
 
 def test_badges_follow_the_slug(tmp_path):
-    from kd_utils.__main__ import with_slug
+    from kd_utils.badges import with_slug
 
     text = (
         "[![Open](x.svg)](https://colab.research.google.com/github/someone/Else-Where/blob/main/notebooks/01.ipynb) "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_utils.evaluation import figures, viewer
+from kd_utils.evaluation import curves, figures, viewer
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_long_titles_stay_readable(photo):
 
 def test_student_and_baseline_share_one_figure():
     history = {"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "valid": [{"step": 3, "psnr_y_teacher": 30.0}]}
-    alone, both = figures.curve(history), figures.curve(history, baseline=history)
+    alone, both = curves.curve(history), curves.curve(history, baseline=history)
     assert alone.size == both.size and alone.tobytes() != both.tobytes()
 
 
@@ -115,10 +115,10 @@ def test_curve_leaves_out_what_is_missing():
     history = {"step": steps, "loss": [1 / s for s in steps], "lr": [1e-3] * 120, "valid": []}
     for i, score in ((60, 30.0), (120, 31.0)):
         history["valid"].append({"step": i, "psnr_y_teacher": score, "psnr_y": None})
-    image = figures.curve(history, "student s")
+    image = curves.curve(history, "student s")
     assert image.mode == "RGB" and image.size == (1000, 360)
-    assert image.tobytes() == figures.curve(history, "student s").tobytes()
-    assert figures.curve({"step": [], "loss": [], "valid": []}).size == (1000, 360)
+    assert image.tobytes() == curves.curve(history, "student s").tobytes()
+    assert curves.curve({"step": [], "loss": [], "valid": []}).size == (1000, 360)
     assert pyplot.get_fignums() == [], "no figure is left in pyplot's global state"
 
 

@@ -22,7 +22,7 @@ DIRECTION = [
     {"evaluation"},
     {"data"},
     {"training"},
-    {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "demo", "doctor"},
+    {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "demo", "doctor", "badges"},
     {"colab", "forecast", "lessons", "uploads"},
     {"run_notebooks"},
     {"__main__"},

@@ -1,4 +1,4 @@
-"""Pure pictures: panels with zooms, grids and training curves.
+"""Pure pictures: panels with zooms, and grids.
 
 Images are uint8 (H, W, 3) RGB arrays in, PIL images out. Equal inputs give equal pixels: the font
 is the one inside Pillow, and nothing depends on the screen, on pyplot's global state or on the time.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -24,7 +24,6 @@ FRAMES = ((230, 57, 70), (29, 126, 214), (246, 163, 23))  # outlines of the zoom
 GAP = 10
 SMALLEST = 13  # pixels of a font: a sheet is often shown at three quarters of its size
 BRIGHTEST = 32  # levels of 255 that are brightest in a map of differences
-BLUE, RED, ORANGE, GREY = "#1d7ed6", "#e63946", "#e08a00", "#626a76"  # of curves
 
 
 def most_detailed(image: np.ndarray, side: int, avoid: Sequence[Box] = ()) -> Box:
@@ -244,73 +243,6 @@ def grid(items: Sequence[tuple[str, np.ndarray]], columns: int = 4, cell: int = 
         size = (max(1, round(cell * width / longer)), max(1, round(cell * height / longer)))
         sheet.paste(_fit(image, size), (x + (cell - size[0]) // 2, y + head + (cell - size[1]) // 2))
     return sheet
-
-
-# ---- curves
-
-
-def curve(
-    history: dict[str, Any],
-    title: str = "",
-    width: int = 1000,
-    height: int = 360,
-    baseline: dict[str, Any] | None = None,
-) -> Image.Image:
-    """The loss by step (thin: each step; thick: smoothed) and the validation scores, side by side.
-
-    `history` is train/student/history.json: {"step": [...], "loss": [...], "valid": [{"step", "psnr_y_teacher",
-    "psnr_y"}, ...]}; what is missing or null is left out. The `baseline`'s is drawn dashed into the same figure.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained", facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    loss, valid = figure.subplots(1, 2)
-    if baseline:
-        _draw_loss(loss, baseline, ORANGE, "baseline")
-    _draw_loss(loss, history, BLUE, "student")
-    loss.set_title("training loss", loc="left")
-
-    _draw_validation(valid, history, "-", "student " if baseline else "")
-    if baseline:
-        _draw_validation(valid, baseline, "--", "baseline ")
-    valid.set_title("validation PSNR-Y, dB", loc="left")
-
-    for axes in (loss, valid):
-        if axes.lines and (axes is valid or baseline):
-            axes.legend(frameon=False)
-        axes.set_xlabel("step")
-        axes.grid(True, which="major", color="#e4e7eb", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-
-
-def _draw_loss(axes: Any, history: dict[str, Any], color: str, label: str) -> None:
-    steps, values = np.array(history.get("step", [])), np.array(history.get("loss", []), float)
-    if not len(values):
-        return
-
-    span = max(1, len(values) // 50)
-    padded = np.concatenate([np.full(span - 1, values[:span].mean()), values])
-    smooth = np.convolve(padded, np.full(span, 1 / span), "valid")
-    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8, label="_each step")  # not in the legend
-    axes.plot(steps, smooth, color=color, linewidth=1.8, label=label)
-    if values.min() > 0:
-        axes.set_yscale("log")
-        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            set_formatter(lambda value, _: f"{value:g}")
-
-
-def _draw_validation(axes: Any, history: dict[str, Any], style: str, whose: str) -> None:
-    for key, label, color in (("psnr_y_teacher", "to the teacher", RED), ("psnr_y", "to the original", GREY)):
-        points = [(v["step"], v[key]) for v in history.get("valid", []) if v.get(key) is not None]
-        if points:
-            look = {"color": color, "linestyle": style, "marker": "o", "markersize": 3.5, "linewidth": 1.8}
-            axes.plot(*zip(*points, strict=True), label=whose + label, **look)
 
 
 def data_uri(image: np.ndarray | Image.Image, kind: str = "jpeg", quality: int = 92) -> str:

@@ -20,7 +20,7 @@ BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
 
 DESCRIPTION, ORIENTATION = 0x010E, 0x0112
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
-PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
+MAKER_NOTE, PIXEL_WIDTH, PIXEL_HEIGHT = 0x927C, 0xA002, 0xA003
 EXIF_POINTER, GPS_POINTER, INTEROP_POINTER = 0x8769, 0x8825, 0xA005
 POINTERS = (EXIF_POINTER, GPS_POINTER, INTEROP_POINTER)
 
@@ -243,14 +243,20 @@ def resolution(directory: Directory) -> tuple[float, float] | None:
     return x[0] * inches, y[0] * inches
 
 
+def has_maker_note(block: bytes) -> bool:
+    """Whether an EXIF block holds the camera maker's own notes."""
+    directory = load_exif(block)
+    return directory is not None and MAKER_NOTE in directory.children.get(EXIF_POINTER, Directory()).entries
+
+
 def extend_first_directory(file: BinaryIO, added: Directory) -> None:
     """Add tags to the first directory of a TIFF file: the longer one goes to its end, and the header leads there.
 
     The print size that libvips made up is taken out.
     """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        layout, first = read_layout(data)
-        directory = read_directory(data, first, layout)[0]
+        layout, first = read_layout(data)  # pyright: ignore[reportArgumentType] - as bytes, but not read at once
+        directory = read_directory(data, first, layout)[0]  # pyright: ignore[reportArgumentType]
     for tag in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT):
         directory.entries.pop(tag, None)
     added = added.to_endian(layout.endian)

@@ -6,7 +6,9 @@ import glob
 import itertools
 import os
 import tempfile
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +30,21 @@ class Pairs:
     single: bool = False  # the output is one file, not a folder
 
 
+def path_of(text: str | Path) -> Path:
+    """A path as someone wrote it. Raises SharpenError for what can be none."""
+    if not str(text) or "\0" in str(text):
+        raise SharpenError(f"{str(text)!r} is no path: give a file or a folder ('.' is the one you are in)")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as e:
+        raise SharpenError(f"{text} begins in the folder of a user who is not known here: write it in full") from e
+
+
 def check_writable(folder: Path) -> None:
     """Raises SharpenError before the network runs for nothing. Leaves no file, and does not make the folder yet."""
-    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.parts):
+        raise SharpenError(f"{folder} cannot be written: choose a name of at most {LONGEST_NAME} bytes")
+    there = _nearest(folder)
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as e:
@@ -44,36 +58,67 @@ def pair_files(inputs: list[str], output: Path) -> Pairs:
     """
     pairs = Pairs()
     if len(inputs) > 1 and os.path.isdir(output):  # `shots/* shots/out`, as a shell expands it once `out` is there
-        inputs = [item for item in inputs if Path(item).expanduser().resolve() != output.resolve()]
+        inputs = [item for item in inputs if _real(path_of(item)) != _real(output)]
     found: list[tuple[Path, Path]] = []
     for item in inputs:
         found += _expand(item, output, pairs)
 
     if _is_image_name(output) and not os.path.isdir(output):
-        if len(found) > 1 or any(Path(item).expanduser().is_dir() for item in inputs):
+        if len(found) > 1 or any(os.path.isdir(path_of(item)) for item in inputs):
             raise SharpenError(f"{output} would be one file: name a folder for several photos")
         writing.check(output.suffix)
         pairs.single = True
 
     inodes = {_inode(source) for source, _ in found} - {None}
-    sources = {source.resolve() for source, _ in found}
     names = {name for _, name in found}
-    taken: dict[Path, Path] = {}
-    for source, name in found:
-        target = output if pairs.single else output / _output_name(name, names)
+    targets = [output if pairs.single else output / _output_name(name, names) for _, name in found]
+    same = _sameness(output, targets)
+    taken: dict[str, Path] = {}  # the input of each output
+    for (source, _), target in zip(found, targets, strict=True):
+        other = taken.get(same(target))
         if len(os.fsencode(target.name)) > LONGEST_NAME:
             pairs.failed.append(
                 (str(source), f"{target.name} would be longer than {LONGEST_NAME} bytes: rename {source}")
             )
-        elif target.resolve() in sources or _inode(target) in inodes:
+        elif _inode(target) in inodes:
             pairs.failed.append((str(source), f"{target} is an input itself: choose another output"))
-        elif target in taken:
-            why = f"{target} is the output of {taken[target]} already: choose two folders"
-            pairs.failed.append((str(source), why))
-        else:
-            taken[target] = source
+        elif other is None:
+            taken[same(target)] = source
             pairs.jobs.append((source, target))
+        elif _real(source) != _real(other):  # else it was named twice
+            why = f"{target} is the output of {other} already: choose two folders"
+            pairs.failed.append((str(source), why))
     return pairs
+
+
+def _sameness(output: Path, targets: list[Path]) -> Callable[[Path], str]:
+    """What is equal for two targets that are one file: their paths, or these without case where `output` ignores it."""
+
+    def plain(path: Path) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold()
+
+    twins = len({plain(target) for target in targets}) < len(set(targets))
+    return plain if twins and ignores_case(output) else str
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether names that differ in case are one file there, as on macOS, Windows and memory cards."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="case", dir=_nearest(folder)) as file:
+            path = Path(file.name)
+            return os.path.exists(path.with_name(path.name.swapcase()))
+    except OSError:  # `check_writable` says so
+        return False
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the first one above it that is there."""
+    return next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
+
+
+def _real(path: Path) -> str:
+    """The path without links; links that lead nowhere, or in a circle, stay."""
+    return os.path.realpath(path)
 
 
 def _output_name(name: Path, names: set[Path]) -> Path:
@@ -102,8 +147,9 @@ def _is_image_name(path: Path) -> bool:
 
 def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
     """The files of one input, each with its path below `output`."""
-    path = Path(item).expanduser()
-    if path.is_dir():
+    path = path_of(item)
+    is_folder = os.path.isdir(path)
+    if is_folder:
         listing = folders.list_files(path)
         pairs.failed += [(str(where), why) for where, why in listing.unreadable]
         found, root = listing.files, path
@@ -116,9 +162,10 @@ def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
             p for p in map(Path, matches) if p.is_file() and not any(map(folders.is_hidden, p.parts[len(root.parts) :]))
         ]
 
-    if output.resolve() != root.resolve():  # what earlier runs wrote is no input
-        found = [p for p in found if output.resolve() not in p.resolve().parents]
-    if path.is_dir():
+    inside, whole = _real(root) + os.sep, _real(output) + os.sep
+    if whole.startswith(inside) and whole != inside:  # what earlier runs wrote is no input
+        found = [p for p in found if not _real(p).startswith(whole)]
+    if is_folder:
         pairs.left_out.update(p.suffix.lower() for p in found if not folders.has_image_suffix(p))
         found = [p for p in found if folders.has_image_suffix(p)]
         if not found and not listing.unreadable:

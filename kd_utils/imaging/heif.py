@@ -13,7 +13,7 @@ import pyvips
 
 from kd_utils.common.errors import ImageError
 from kd_utils.imaging.metadata import Metadata
-from kd_utils.imaging.pixels import blob, check_size, decode, stretch, unmultiply
+from kd_utils.imaging.pixels import check_size, decode, header, metadata, stretch, unmultiply
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 AVIF_BRANDS = (b"avif", b"avis")
@@ -35,14 +35,21 @@ def kind(data: bytes) -> str:
     return ".heic" if any(brand in brands for brand in HEIC_BRANDS) else ""
 
 
-def read_avif(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
-    """(H, W, C) uint8 or uint16 with alpha if there is any, upright, and what the file says beside it."""
+def read(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
+    """(H, W, C) uint8 or uint16 with alpha if there is any, upright, and what the file says beside it.
+
+    Of several pictures it is the main one. Raises ImageError for HEIC where pillow-heif is not installed.
+    """
     _check_extent(data, name)
+    return _read_heic(data, name) if kind(data) == ".heic" else _read_avif(data, name)
+
+
+def _read_avif(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
     image = pyvips.Image.heifload_buffer(data, access="sequential", fail_on="truncated", unlimited=True)
     pixels = decode(image, name)
     if pixels.dtype == np.uint16:
-        pixels = stretch(pixels, int(str(image.get("bits-per-sample"))))
-    meta = Metadata(blob(image, "icc-profile-data"), blob(image, "exif-data"), blob(image, "xmp-data"))
+        pixels = stretch(pixels, header(image, "bits-per-sample"))
+    meta = metadata(image)
 
     at = data.find(b"colrnclx")  # the box of the main picture's colours comes first
     if at >= 0:
@@ -51,15 +58,13 @@ def read_avif(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
     return pixels, meta
 
 
-def read_heic(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
-    """As `read_avif`; of several pictures the main one. Raises ImageError where pillow-heif is not installed."""
+def _read_heic(data: bytes, name: str) -> tuple[np.ndarray, Metadata]:
     if not can_read_heic():
         raise ImageError(
             f"{name} is HEIC, which needs one more package: pip install pillow-heif; or convert it to JPEG"
         )
     import pillow_heif
 
-    _check_extent(data, name)
     heif = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
     check_size(*heif.size, name)
     pixels = np.asarray(heif)

@@ -57,7 +57,7 @@ def read_metadata(data: bytes) -> Metadata:
     """What the segments say. The first EXIF block that can be read counts."""
     found = Metadata()
     profile: dict[int, bytes] = {}
-    tables: dict[int, list[int]] = {}
+    table: tuple[int, ...] = ()  # the first quantization table, which is that of luminance
     for marker, body in segments_of(data):
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
             unit, x, y = struct.unpack(">BHH", body[7:12])
@@ -78,10 +78,11 @@ def read_metadata(data: bytes) -> Metadata:
             found.iptc = _iptc_of(body[len(PHOTOSHOP_HEADER) :]) or found.iptc
         elif marker == 0xFE:
             found.comment = found.comment or body
-        elif marker == 0xDB:
-            tables |= _quantization_tables(body)
+        elif marker == 0xDB and not table:
+            code = ">64H" if body[:1] > b"\x0f" else ">64B"
+            table = struct.unpack_from(code, body.ljust(129, b"\0"), 1)
     found.icc = b"".join(profile[n] for n in sorted(profile)) or None
-    found.quality = _quality(tables[min(tables)]) if tables else 0
+    found.quality = _quality(table) if table else 0
     return found
 
 
@@ -99,27 +100,14 @@ def _iptc_of(resources: bytes) -> bytes | None:
     return None
 
 
-def _quantization_tables(body: bytes) -> dict[int, list[int]]:
-    """The tables of a DQT segment, by number; each has 64 entries of one or two bytes."""
-    tables, at = {}, 0
-    while at < len(body):
-        code = ">64H" if body[at] >> 4 else ">64B"
-        if at + 1 + struct.calcsize(code) > len(body):
-            break
-        tables[body[at] & 15] = list(struct.unpack_from(code, body, at + 1))
-        at += 1 + struct.calcsize(code)
-    return tables
-
-
-def _quality(table: list[int]) -> int:
-    """The quality (1 to 100) whose luminance table, by libjpeg's scaling of the standard one, is nearest."""
+def _quality(table: tuple[int, ...]) -> int:
+    """The quality (50 to 100) whose luminance table, by libjpeg's scaling of the standard one, is nearest."""
 
     def gap(quality: int) -> int:
-        scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-        scaled = (min(max((base * scale + 50) // 100, 1), 255) for base in LUMINANCE)
-        return abs(sum(table) - sum(scaled))
+        scale = 200 - 2 * quality
+        return abs(sum(table) - sum(max((base * scale + 50) // 100, 1) for base in LUMINANCE))
 
-    return min(range(1, 101), key=gap)
+    return min(range(50, 101), key=gap)
 
 
 # The luminance table of the JPEG standard (ITU T.81, table K.1).

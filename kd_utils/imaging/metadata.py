@@ -42,6 +42,6 @@ class Metadata:
     texts: list[tuple[bytes, bytes]] = field(default_factory=list)  # a PNG's text chunks: (kind, data)
     colors: dict[bytes, bytes] = field(default_factory=dict)  # a PNG's colour chunks, by kind
     dpi: tuple[float, float] | None = None  # of a print, across and down
-    quality: int = 0  # of a JPEG, as libjpeg counts; 0: not a JPEG
+    quality: int = 0  # of a JPEG, as libjpeg counts, 50 for all below; 0: not a JPEG
     lossless: bool = True  # how a WebP was coded, so that it is written back alike
     lost: list[str] = field(default_factory=list)  # what the file held and could not be kept, for people

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pyvips
 from PIL import Image
 
 from kd_utils.common.errors import ImageError
+from kd_utils.imaging.metadata import Metadata
 
 LARGEST = 2 * 89_478_485  # pixels: above any camera's file; a header may claim anything
 Image.MAX_IMAGE_PIXELS = None  # `check_size` comes before anything is decoded
@@ -31,9 +33,21 @@ def decode(image: pyvips.Image, name: str) -> np.ndarray:
     return pixels.reshape(image.height, image.width, image.bands)
 
 
-def blob(image: pyvips.Image, name: str) -> bytes | None:
-    """A block of metadata of a libvips picture, such as "exif-data"; None where there is none."""
-    return image.get(name) if name in image.get_fields() else None  # pyright: ignore[reportReturnType]
+def header(image: pyvips.Image, name: str) -> Any:
+    """What libvips read beside a picture by this name, such as "exif-data"; None where there is none."""
+    return image.get(name) if name in image.get_fields() else None
+
+
+def metadata(image: pyvips.Image) -> Metadata:
+    """The blocks that libvips reads from all kinds of files alike."""
+    return Metadata(header(image, "icc-profile-data"), header(image, "exif-data"), header(image, "xmp-data"))
+
+
+def attach(image: pyvips.Image, name: str, block: bytes) -> pyvips.Image:
+    """The picture with a block of metadata under one of libvips' names."""
+    image = image.copy()
+    image.set_type(pyvips.GValue.blob_type, name, block)  # pyright: ignore[reportArgumentType]
+    return image
 
 
 def as_vips(pixels: np.ndarray, alpha: np.ndarray | None = None) -> pyvips.Image:

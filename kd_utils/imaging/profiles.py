@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 
 import numpy as np
-import pyvips
 from PIL import Image, ImageCms
 
 from kd_utils.common.errors import ImageError
+from kd_utils.imaging.pixels import as_vips, attach
 
 SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"CMYK"}
 # Primaries (x and y of red, green, blue) by their number in ITU-T H.273, all with the white point D65.
@@ -51,23 +52,17 @@ def cmyk_to_rgb(inks: np.ndarray, icc: bytes | None) -> np.ndarray:
     """
     peak = np.iinfo(inks.dtype).max
     if icc:
-        height, width, _ = inks.shape
-        deep = inks.dtype == np.uint16
-        image = pyvips.Image.new_from_memory(inks.data, width, height, 4, "ushort" if deep else "uchar")
-        image = image.copy(interpretation="cmyk")
-        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
-        converted = image.icc_transform(
-            "srgb", embedded=True, intent="relative", black_point_compensation=True, depth=16 if deep else 8
-        )
-        return converted.numpy()
+        image = attach(as_vips(inks).copy(interpretation="cmyk"), "icc-profile-data", icc)
+        options = {"embedded": True, "intent": "relative", "black_point_compensation": True}
+        return image.icc_transform("srgb", depth=8 * inks.itemsize, **options).numpy()
     light = peak - inks.astype(np.uint32)  # (H, W, 4)
     return ((light[..., :3] * light[..., 3:] + peak // 2) // peak).astype(inks.dtype)
 
 
 def lab_to_rgb(image: Image.Image) -> Image.Image:
     """A CIELAB picture, as Pillow reads it, in sRGB."""
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    transform = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    return transform.apply(image)
 
 
 def from_png_colors(colors: dict[bytes, bytes]) -> bytes | None:
@@ -103,17 +98,9 @@ def _profile(white: tuple[float, ...], primaries: tuple[float, ...], curve: tupl
     cones = np.diag(BRADFORD @ D50 / (BRADFORD @ source))
     to_d50 = np.linalg.inv(BRADFORD) @ cones @ BRADFORD @ to_xyz
 
-    if len(curve) == 1:
-        gamma = b"para" + bytes(4) + struct.pack(">HH", 0, 0) + _fixed(curve)
-    else:
-        gamma = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _fixed(curve)
-    text = b"from PNG chunks"
-    tags = {
-        b"desc": b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", 2 * len(text), 28)
-        + text.decode().encode("utf-16-be"),
-        b"cprt": b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", 8, 28) + "none".encode("utf-16-be"),
-        b"wtpt": b"XYZ " + bytes(4) + _fixed(D50),
-    }  # fmt: skip
+    form = 0 if len(curve) == 1 else 3  # of ICC's parametric curves
+    gamma = b"para" + bytes(4) + struct.pack(">HH", form, 0) + _fixed(curve)
+    tags = {b"desc": _text("from PNG chunks"), b"cprt": _text("none"), b"wtpt": b"XYZ " + bytes(4) + _fixed(D50)}
     for channel, column in zip("rgb", to_d50.T):
         tags[f"{channel}XYZ".encode()] = b"XYZ " + bytes(4) + _fixed(column)
         tags[f"{channel}TRC".encode()] = gamma
@@ -132,6 +119,11 @@ def _xyz(x: float, y: float) -> np.ndarray:
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
-def _fixed(numbers) -> bytes:
+def _text(words: str) -> bytes:
+    coded = words.encode("utf-16-be")
+    return b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(coded), 28) + coded
+
+
+def _fixed(numbers: Iterable[float]) -> bytes:
     """ICC's s15Fixed16 numbers."""
     return b"".join(struct.pack(">i", round(float(n) * 65536)) for n in numbers)

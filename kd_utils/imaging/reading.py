@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +22,16 @@ from kd_utils.imaging import heif, jpeg, png, profiles
 from kd_utils.imaging.exif import DESCRIPTION, DESCRIPTIVE, ORIENTATION, clean, dump_exif, load_exif, resolution
 from kd_utils.imaging.metadata import Metadata, set_xmp, xmp_orientation
 from kd_utils.imaging.pixels import (
-    blob,
     check_size,
     composite_over_white,
     decode,
+    header,
+    metadata,
     pillow_pixels,
     split_alpha,
     to_8_bit,
     upright,
-)  # fmt: skip
+)
 from kd_utils.imaging.tiff import ICC, IPTC, XMP, read_tiff
 
 # What Pillow's readers raise for damaged files; TypeError: a TIFF without a width, ArithmeticError: a BigTIFF's offsets
@@ -79,10 +81,7 @@ def read(source: str | Path | bytes, name: str = "") -> Photo:
     holds NaN.
     """
     name = name or ("image" if isinstance(source, bytes) else str(source))
-    try:
-        data = source if isinstance(source, bytes) else _read_file(Path(source), name)
-    except OSError as e:
-        raise ImageError(f"{name} cannot be read ({e.strerror}): check the path and its permissions") from e
+    data = source if isinstance(source, bytes) else read_bytes(Path(source), name)
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again")
 
@@ -105,10 +104,16 @@ def read(source: str | Path | bytes, name: str = "") -> Photo:
     return photo
 
 
-def _read_file(path: Path, name: str) -> bytes:
-    if path.is_fifo() or path.is_socket():  # reading one waits for ever
-        raise ImageError(f"{name} is a pipe or a socket, no file: give a file")
-    return path.read_bytes()
+def read_bytes(path: Path, name: str = "") -> bytes:
+    """All of a file. Raises ImageError for one that cannot be read, or is a pipe or a device, which may never end."""
+    name = name or str(path)
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ImageError(f"{name} is a pipe, a socket or a device: give a file, or - for a pipe")
+        return path.read_bytes()
+    except OSError as e:
+        raise ImageError(f"{name} cannot be read ({e.strerror}): check the path and its permissions") from e
 
 
 def _kind(data: bytes) -> str:
@@ -161,25 +166,20 @@ def _refuse_inflation(image: pyvips.Image, data: bytes, name: str) -> None:
 
 def _read_webp(data: bytes, name: str) -> Photo:
     image = pyvips.Image.webpload_buffer(data, access="sequential", fail_on="truncated")
-    _refuse_animation(_pages(image), name)
-    meta = Metadata(*(blob(image, field) for field in ("icc-profile-data", "exif-data", "xmp-data")))
+    _refuse_animation(header(image, "n-pages"), name)
+    meta = metadata(image)
     meta.lossless = b"VP8L" in data
     return _upright(Photo(*split_alpha(decode(image, name)), meta))
 
 
 def _read_gif(data: bytes, name: str) -> Photo:
     image = pyvips.Image.gifload_buffer(data, access="sequential", fail_on="truncated")
-    _refuse_animation(_pages(image), name)
+    _refuse_animation(header(image, "n-pages"), name)
     return Photo(*split_alpha(decode(image, name)))
 
 
-def _read_avif(data: bytes, name: str) -> Photo:
-    pixels, meta = heif.read_avif(data, name)
-    return _upright(Photo(*split_alpha(pixels), meta), turned=True)
-
-
-def _read_heic(data: bytes, name: str) -> Photo:
-    pixels, meta = heif.read_heic(data, name)
+def _read_heif(data: bytes, name: str) -> Photo:
+    pixels, meta = heif.read(data, name)
     return _upright(Photo(*split_alpha(pixels), meta), turned=True)
 
 
@@ -217,8 +217,8 @@ READERS = {
     ".png": _read_png,
     ".webp": _read_webp,
     ".gif": _read_gif,
-    ".avif": _read_avif,
-    ".heic": _read_heic,
+    ".avif": _read_heif,
+    ".heic": _read_heif,
     ".tif": _read_tiff,
 }
 
@@ -251,7 +251,8 @@ def _turn(photo: Photo, orientation: int) -> Photo:
         photo.pixels = upright(photo.pixels, orientation)
         photo.alpha = None if photo.alpha is None else upright(photo.alpha, orientation)
         if photo.meta.dpi and orientation >= 5:
-            photo.meta.dpi = photo.meta.dpi[::-1]
+            across, down = photo.meta.dpi
+            photo.meta.dpi = down, across
     return photo
 
 
@@ -266,13 +267,9 @@ def _without_inks(photo: Photo) -> Photo:
     return photo
 
 
-def _refuse_animation(pictures: int, name: str) -> None:
-    if pictures > 1:
+def _refuse_animation(pictures: int | None, name: str) -> None:
+    if pictures and pictures > 1:
         raise ImageError(f"{name} is an animation of {pictures} pictures: save the one you want as a file of its own")
-
-
-def _pages(image: pyvips.Image) -> int:
-    return image.get("n-pages") if "n-pages" in image.get_fields() else 1
 
 
 def _peak(data: bytes) -> int:

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from kd_utils.common import files
+from kd_utils.common.errors import StoreError
 
 NAME = ".kd_sharpen.jsonl"
 
@@ -65,7 +66,7 @@ class Record:
         """
         if not os.path.lexists(target):
             return Decision.MAKE
-        known = self.entries.get(wanted.output)
+        known = self.find(target)
         if known is None:
             return Decision.MAKE if overwrite else Decision.EDITED
         if known.source != wanted.source and known.input_sha256 != wanted.input_sha256:
@@ -80,8 +81,23 @@ class Record:
         )
         return Decision.SKIP if same else Decision.MAKE
 
+    def find(self, target: Path) -> Entry | None:
+        """What a target was made of. Where the file system ignores case, it may be known under another name."""
+        known = self.entries.get(self.name(target))
+        if known:
+            return known
+        for entry in self.entries.values():
+            other = self.folder / entry.output
+            if other.name.casefold() == target.name.casefold() and other.exists() and other.samefile(target):
+                return entry
+        return None
+
     def add(self, entry: Entry) -> None:
-        """Raises OSError where the folder cannot be written."""
+        """Raises StoreError where the record cannot be written."""
         self.entries[entry.output] = entry
-        with open(self.folder / NAME, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(entry), sort_keys=True) + "\n")
+        path = self.folder / NAME
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(entry), sort_keys=True) + "\n")
+        except OSError as e:
+            raise StoreError(f"{path} cannot be written ({e.strerror}): choose another folder") from e

@@ -45,7 +45,7 @@ def read_tiff(data: bytes, name: str) -> tuple[tuple[np.ndarray, np.ndarray | No
         raise ImageError(f"{name} is damaged (a TIFF without a size): copy or download it again")
     check_size(width, height, name)
 
-    kind, bits, form = page.number(KIND, 1), max(page.numbers(BITS) or (1,)), page.number(FORMAT, UINT)
+    kind, bits, form = page.number(KIND, 1), int(max(page.numbers(BITS) or (1,))), page.number(FORMAT, UINT)
     if kind not in COLORS or (kind in (YCBCR, LAB) and bits != 8):
         deep = "deep " if bits > 8 else ""
         raise ImageError(f"{name} is a {deep}TIFF that is neither gray nor RGB (photometric {kind}): save it as RGB")
@@ -128,7 +128,7 @@ def _by_opencv(data: bytes, number: int, name: str) -> np.ndarray:
 def _by_tifffile(data: bytes, number: int, name: str) -> np.ndarray:
     import tifffile  # few TIFFs need it, and its import takes longer than those of all else here
 
-    page = tifffile.TiffFile(io.BytesIO(data)).pages[number]
+    page = tifffile.TiffFile(io.BytesIO(data)).pages[number].aspage()
     a = page.asarray()
     if a.ndim == 3 and page.planarconfig == 2:  # separate planes
         a = np.moveaxis(a, 0, 2)

@@ -21,7 +21,7 @@ from kd_utils.common import files
 from kd_utils.common.errors import ImageError, StoreError
 from kd_utils.imaging import exif, jpeg, png, profiles
 from kd_utils.imaging.metadata import Metadata, resize_xmp
-from kd_utils.imaging.pixels import as_vips, composite_over_white, to_8_bit
+from kd_utils.imaging.pixels import as_vips, attach, composite_over_white, header, to_8_bit
 from kd_utils.imaging.reading import Photo
 from kd_utils.imaging.tiff import ICC, IPTC, XMP
 
@@ -30,7 +30,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG_SUFFIXES, ".webp", *TIFF_SUFFIXES, ".avif", ".bmp")
 # The longest side in pixels: libjpeg, WebP and AVIF have limits of their own.
 SIDES = {**dict.fromkeys(JPEG_SUFFIXES, 65500), ".webp": 16383, ".avif": 16384}
-PNG_LEVEL, PNG_FILTER = 3, "paeth"  # docs/sharpen.md compares them
+PNG_LEVEL, PNG_FILTER = 3, pyvips.ForeignPngFilter.PAETH  # docs/sharpen.md compares them
 BIG = 3 << 30  # bytes of pixels from which on a TIFF is a BigTIFF
 QUALITY = 92  # of a JPEG or WebP, at least
 AVIF_QUALITY = 85
@@ -92,24 +92,15 @@ def write(photo: Photo, file: BinaryIO, suffix: str) -> list[str]:
         icc = photo.meta.icc if b"cICP" not in photo.meta.colors else None
         photo.meta = replace(photo.meta, icc=icc or profiles.from_png_colors(photo.meta.colors), colors={})
     if suffix not in (".png", *TIFF_SUFFIXES, ".avif"):
-        photo = replace(
-            photo, pixels=to_8_bit(photo.pixels), alpha=None if photo.alpha is None else to_8_bit(photo.alpha)
-        )
+        alpha = None if photo.alpha is None else to_8_bit(photo.alpha)
+        photo = replace(photo, pixels=to_8_bit(photo.pixels), alpha=alpha)
     if photo.alpha is not None and suffix in (*JPEG_SUFFIXES, ".bmp"):
         photo = replace(photo, pixels=composite_over_white(photo.pixels, photo.alpha), alpha=None)
 
-    lost = _writer(suffix)(photo, file)
+    lost = WRITERS[suffix](photo, file)
     file.flush()
     _check_header(photo, file, suffix)
     return lost
-
-
-def _writer(suffix: str) -> Callable[[Photo, BinaryIO], list[str]]:
-    if suffix in JPEG_SUFFIXES:
-        return _write_jpeg
-    if suffix in TIFF_SUFFIXES:
-        return _write_tiff
-    return {".png": _write_png, ".webp": _write_webp, ".avif": _write_avif, ".bmp": _write_bmp}[suffix]
 
 
 def _for_size(meta: Metadata, width: int, height: int) -> Metadata:
@@ -150,7 +141,7 @@ def _write_png(photo: Photo, file: BinaryIO) -> list[str]:
     file.seek(8 + 25 + len(chunks) - theirs)
     start = file.tell()
     image = as_vips(photo.pixels, photo.alpha)
-    image.pngsave_target(_target(file), compression=PNG_LEVEL, filter=PNG_FILTER, keep="none")
+    image.pngsave_target(_target(file), compression=PNG_LEVEL, filter=PNG_FILTER, keep=pyvips.ForeignKeep.NONE)
     file.seek(start)
     header = file.read(8 + 25)
     file.seek(0)
@@ -166,7 +157,8 @@ def _write_jpeg(photo: Photo, file: BinaryIO) -> list[str]:
     head = b"\xff\xd8" + jpeg.segment(0xE0, jfif) + segments
     file.seek(len(head) - 2)
     quality = max(photo.meta.quality, QUALITY)
-    as_vips(photo.pixels).jpegsave_target(_target(file), Q=quality, subsample_mode="off", keep="none")
+    image = as_vips(photo.pixels)
+    image.jpegsave_target(_target(file), Q=quality, subsample_mode="off", keep=pyvips.ForeignKeep.NONE)
     file.seek(0)
     file.write(head)
     return lost
@@ -184,7 +176,7 @@ def _write_tiff(photo: Photo, file: BinaryIO) -> list[str]:
         predictor="horizontal",
         level=PNG_LEVEL,
         bigtiff=pixels.nbytes > BIG,
-        keep="none",
+        keep=pyvips.ForeignKeep.NONE,
     )
     added = exif.load_exif(meta.exif or b"") or exif.Directory()
     if meta.dpi:
@@ -200,13 +192,17 @@ def _write_tiff(photo: Photo, file: BinaryIO) -> list[str]:
 
 
 def _write_avif(photo: Photo, file: BinaryIO) -> list[str]:
-    image = as_vips(photo.pixels, photo.alpha)
-    for name, data in (("icc", photo.meta.icc), ("exif", photo.meta.exif), ("xmp", photo.meta.xmp)):
-        if data:
-            full = {"icc": "icc-profile-data"}.get(name, f"{name}-data")
-            block = b"Exif\0\0" + data if name == "exif" else data
-            image.set_type(pyvips.GValue.blob_type, full, block)
-    kept = "icc|exif|xmp" if photo.meta.exif else "icc|xmp"  # without one, libvips would make an EXIF block up
+    meta, image = photo.meta, as_vips(photo.pixels, photo.alpha)
+    kept, lost = pyvips.ForeignKeep.ICC | pyvips.ForeignKeep.XMP, _not_kept(meta, "icc", "exif", "xmp")
+    if meta.icc:
+        image = attach(image, "icc-profile-data", meta.icc)
+    if meta.xmp:
+        image = attach(image, "xmp-data", meta.xmp)
+    if meta.exif:  # without one, libvips would make an EXIF block up
+        image = attach(image, "exif-data", b"Exif\0\0" + meta.exif)
+        kept |= pyvips.ForeignKeep.EXIF
+        if exif.has_maker_note(meta.exif):  # libvips writes EXIF anew, without what it does not know
+            lost.append("the camera maker's own notes in EXIF")
     image.heifsave_target(
         _target(file),
         compression="av1",
@@ -216,10 +212,11 @@ def _write_avif(photo: Photo, file: BinaryIO) -> list[str]:
         effort=1,
         keep=kept,
     )
-    return _not_kept(photo.meta, "icc", "exif", "xmp")
+    return lost
 
 
 def _write_webp(photo: Photo, file: BinaryIO) -> list[str]:
+    """By Pillow, which keeps EXIF as it is; libvips would write it anew and lose the camera maker's notes."""
     meta = photo.meta
     blocks = {"icc_profile": meta.icc or b"", "exif": meta.exif or b"", "xmp": meta.xmp or b""}
     _pillow(photo).save(file, "WEBP", quality=QUALITY, lossless=meta.lossless, exact=True, **blocks)
@@ -241,6 +238,16 @@ def _pillow(photo: Photo) -> Image.Image:
     return image
 
 
+WRITERS: dict[str, Callable[[Photo, BinaryIO], list[str]]] = {
+    **dict.fromkeys(JPEG_SUFFIXES, _write_jpeg),
+    **dict.fromkeys(TIFF_SUFFIXES, _write_tiff),
+    ".png": _write_png,
+    ".webp": _write_webp,
+    ".avif": _write_avif,
+    ".bmp": _write_bmp,
+}
+
+
 def _check_header(photo: Photo, file: BinaryIO, suffix: str) -> None:
     """Raises ImageError unless the file that was written opens with the photo's size, depth and orientation."""
     height, width, _ = photo.pixels.shape
@@ -253,8 +260,8 @@ def _check_header(photo: Photo, file: BinaryIO, suffix: str) -> None:
             have = (image.width, image.height, 1, 1)
         else:
             image = pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "")
-            turned = image.get("orientation") if "orientation" in image.get_fields() else 1
-            have = (image.width, image.height, 1 if image.format == "uchar" else 2, turned)
+            depth = 1 if image.format == "uchar" else 2
+            have = (image.width, image.height, depth, header(image, "orientation") or 1)
     except (pyvips.Error, OSError) as e:
         raise ImageError(f"the {suffix} that was written does not open ({e}): write a .png") from e
     if have != want:

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from kd_utils.common import files
-from kd_utils.common.errors import ImageError, SharpenError
+from kd_utils.common.errors import SharpenError
 from kd_utils.imaging import colors, reading, writing
 from kd_utils.imaging.reading import Photo
 from kd_utils.imaging.records import Decision, Entry, Record
@@ -146,7 +146,7 @@ class Pipeline:
         """A job with its photo, or without one where there is nothing to make of it."""
         job = Job(source, target, Outcome(str(source), str(target), model=self.tool.path.stem), time.perf_counter())
         try:
-            data = sys.stdin.buffer.read() if source == STANDARD else _bytes_of(source)
+            data = sys.stdin.buffer.read() if source == STANDARD else reading.read_bytes(source)
             if self._is_wanted(job, files.sha256(data)):
                 photo = reading.read(data, str(source))
                 height, width, _ = photo.pixels.shape
@@ -179,8 +179,8 @@ class Pipeline:
             job.outcome.state = "skipped"
             job.outcome.why = "left as it is: not as sharpen wrote it (--overwrite replaces it)"
         elif decision is Decision.FOREIGN:
-            other = self.record.entries[job.entry.output].source
-            job.outcome.why = f"{job.target} is the output of {other}: choose another folder"
+            known = self.record.find(job.target)
+            job.outcome.why = f"{job.target} is the output of {known.source}: choose another folder"
         return decision is Decision.MAKE
 
     def sharpen(self, job: Job) -> None:
@@ -226,10 +226,3 @@ class Pipeline:
         lost = writing.save(photo, job.target)
         self.record.add(dataclasses.replace(job.entry, output_sha256=files.sha256(job.target)))
         return lost
-
-
-def _bytes_of(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except OSError as e:
-        raise ImageError(f"{source} cannot be read ({e.strerror}): check the path and its permissions") from e

@@ -14,7 +14,7 @@ from kd_utils.common.errors import TrainError
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data.crops import Crops
-from kd_utils.evaluation import figures, metrics
+from kd_utils.evaluation import curves, figures, metrics
 from kd_utils.models import student
 from kd_utils.models.student import Student
 from kd_utils.workdir import training_title
@@ -98,7 +98,7 @@ def validate(
         pictures += [(f"LR {i}", lr[i]), (f"{who} {i}", pred[i]), (f"label {i}", label[i]), (f"original {i}", hr[i])]
 
     files.write_json(folder / "history.json", history.to_dict())
-    files.write_png(folder / "curve.png", figures.curve(history.to_dict()))
+    files.write_png(folder / "curve.png", curves.curve(history.to_dict()))
     files.write_png(folder / "valid.png", figures.grid(pictures, columns=4, cell=200))
     return pictures
 
