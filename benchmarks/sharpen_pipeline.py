@@ -1,7 +1,8 @@
 """How much of `sharpen`'s time is the network's: python -m benchmarks.sharpen_pipeline PHOTOS [--old WORKTREE]
 
 The same photos go in turns through the network alone, through `sharpen` to each kind of file, and through the `sharpen`
-of an older commit, if --old names a worktree of one (git worktree add PATH COMMIT). Each turn is a process of its own;
+of an older commit, if --old names a worktree of one (git worktree add PATH COMMIT). With --frames 40 the photos are 40
+frames of 480x270, cut from the first photo, each a little further on, as of a film. Each turn is a process of its own;
 its seconds count from the loaded model on. The network alone runs over the tiles that `sharpen` makes of the photos. On
 a machine that others use as well, the processor's seconds tell more than the clock's.
 """
@@ -18,12 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Runs in the tree that is measured, so it uses only what both have. Arguments: task, photos, folder, suffix, threads.
+# Runs in the tree that is measured, so it uses only what both have.
+# Arguments: task, photos, folder, suffix, threads, model.
 CODE = """
 import json, sys, time
 from pathlib import Path
 import torch
-task, photos, folder, suffix, threads = sys.argv[1:]
+task, photos, folder, suffix, threads, model = sys.argv[1:]
 torch.set_num_threads(int(threads))
 from kd_utils import sharpen
 paths = sorted(p for p in Path(photos).iterdir() if p.is_file())
@@ -31,7 +33,7 @@ paths = sorted(p for p in Path(photos).iterdir() if p.is_file())
 if task == "network":
     from kd_utils.imaging import reading
     from kd_utils.models import tiling
-    tool = sharpen.load(device="cpu")
+    tool = sharpen.load(model, device="cpu")
     network, seconds, cpu = tool.net, 0.0, 0.0
     def timed(x):
         global seconds, cpu
@@ -44,19 +46,19 @@ if task == "network":
     for path in paths:
         tiling.to_canvas(tool.step(), tool.reach, reading.read(path).pixels)
 else:
-    sharpen.load(device="cpu")  # what the first load imports is no part of the work
+    sharpen.load(model, device="cpu")  # what the first load imports is no part of the work
     used = time.process_time()
-    done = sharpen.sharpen(paths, folder, device="cpu")
+    done = sharpen.sharpen(paths, folder, model=model, device="cpu")
     assert len(done.written) == len(paths), done
     seconds, cpu = done.seconds, time.process_time() - used
 print(json.dumps({"seconds": seconds, "cpu": cpu}))
 """
 
 
-def turn(tree: Path, task: str, photos: Path, suffix: str, threads: int) -> dict[str, float]:
+def turn(tree: Path, task: str, photos: Path, suffix: str, threads: int, model: str) -> dict[str, float]:
     """Seconds of one turn, and the processor's seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", CODE, task, str(photos), folder, suffix, str(threads)]
+        command = [sys.executable, "-c", CODE, task, str(photos), folder, suffix, str(threads), model]
         environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
         ran = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if ran.returncode:
@@ -74,6 +76,19 @@ def copies(photos: list[Path], suffix: str, folder: Path) -> Path:
     return folder
 
 
+def frames(photo: Path, count: int, suffix: str, folder: Path) -> Path:
+    """Pictures of 480x270 of a photo, each 2 pixels right of and 1 below the one before, in a folder of their own."""
+    from PIL import Image
+
+    folder.mkdir()
+    image = Image.open(photo).convert("RGB")
+    width, height = image.width - 480, image.height - 270
+    for n in range(count):
+        left, top = 2 * n % max(width, 1), n % max(height, 1)
+        image.crop((left, top, left + 480, top + 270)).save(folder / f"{n:04}{suffix}", quality=92)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
@@ -81,6 +96,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4, help="photos, the first ones by name")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=0, help="this many frames of the first photo instead")
+    parser.add_argument("--model", default="m", help="s, m or l (default: m)")
     parser.add_argument("--suffixes", nargs="+", default=[".png", ".jpg"])
     args = parser.parse_args()
 
@@ -88,22 +105,31 @@ def main() -> None:
     trees = {"new": ROOT} | ({"old": args.old.resolve()} if args.old else {})
     best: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {suffix: copies(photos, suffix, Path(temporary, suffix[1:])) for suffix in args.suffixes}
+        folders = {}
+        for suffix in args.suffixes:
+            folder = Path(temporary, suffix[1:])
+            if args.frames:
+                folders[suffix] = frames(photos[0], args.frames, suffix, folder)
+            else:
+                folders[suffix] = copies(photos, suffix, folder)
+        count = args.frames or len(photos)
         for _ in range(args.rounds):
             turns = [("network", ROOT, "network", args.suffixes[0])]
             for suffix in args.suffixes:
                 turns += [(f"{name} {suffix}", tree, "sharpen", suffix) for name, tree in trees.items()]
             for row, tree, task, suffix in turns:
-                took = turn(tree, task, folders[suffix], suffix, args.threads)
+                took = turn(tree, task, folders[suffix], suffix, args.threads, args.model)
                 print(row, took, file=sys.stderr, flush=True)
                 if row not in best or took["seconds"] < best[row]["seconds"]:
                     best[row] = took
 
     network = best["network"]
-    print("| | seconds | the network's share | processor seconds | the network's share |\n|---|---|---|---|---|")
+    print("| | seconds | the network's share | processor seconds | the network's share | photos a second |")
+    print("|---|---|---|---|---|---|")
     for row, took in best.items():
         shares = [network[key] / took[key] for key in ("seconds", "cpu")]
-        print(f"| {row} | {took['seconds']:.1f} | {shares[0]:.0%} | {took['cpu']:.1f} | {shares[1]:.0%} |")
+        times = f"{took['seconds']:.1f} | {shares[0]:.0%} | {took['cpu']:.1f} | {shares[1]:.0%}"
+        print(f"| {row} | {times} | {count / took['seconds']:.2f} |")
 
 
 if __name__ == "__main__":

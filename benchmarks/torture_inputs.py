@@ -12,7 +12,8 @@ import socket
 import threading
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,18 @@ class Row:
     def ok(self) -> bool:
         return not (self.lost or self.silent or self.foreign or self.litter)
 
+    @contextmanager
+    def errors_counted(self, log: Path) -> Iterator[None]:
+        """Errors of ours are as they should be; another one is counted, and told in the log."""
+        try:
+            yield
+        except KDError:
+            pass
+        except Exception:
+            self.foreign += 1
+            with open(log, "a") as out:
+                traceback.print_exc(file=out)
+
 
 # ---- mutated files
 
@@ -65,16 +78,12 @@ def fuzz(whole: Path, folder: Path, log: Path, count: int, rng: random.Random) -
         target = folder / f"mutated{path.suffix}"
         target.write_bytes(_mutate(data, rng))
         row.tried += 1
-        try:
+        before = row.foreign
+        with row.errors_counted(log):
             if read(target) != want:
                 row.silent += 1
                 shutil.copy(target, folder / f"silent-{n}{path.suffix}")
-        except KDError:
-            pass
-        except Exception:
-            row.foreign += 1
-            with open(log, "a") as out:
-                traceback.print_exc(file=out)
+        if row.foreign > before:
             shutil.copy(target, folder / f"foreign-{n}{path.suffix}")
     return row
 
@@ -149,14 +158,8 @@ def evil_pickles(folder: Path, log: Path, rng: random.Random) -> Row:
                     path = checkpoint / f"step-00000001-{files.sha256(data)[:12]}.pt"
                     files.write_bytes(path, data)
                     row.tried += 1
-                    try:
+                    with row.errors_counted(log):
                         row.silent += read(path) is not None
-                    except KDError:
-                        pass
-                    except Exception:
-                        row.foreign += 1
-                        with open(log, "a") as out:
-                            traceback.print_exc(file=out)
                     row.silent += proof.exists()
                     proof.unlink(missing_ok=True)
     return row
@@ -261,14 +264,8 @@ def server_faults(folder: Path, log: Path, count: int, rng: random.Random) -> Ro
             cache = folder / f"cache-{n}"
             server.faults = [rng.choice(FAULTS) for _ in range(rng.randint(1, 4))]
             row.tried += 1
-            try:
+            with row.errors_counted(log):
                 row.silent += sources.fetch("tortured", cache).read_bytes() != BODY
-            except KDError:
-                pass
-            except Exception:
-                row.foreign += 1
-                with open(log, "a") as out:
-                    traceback.print_exc(file=out)
 
             server.faults = []  # it is well again
             try:
