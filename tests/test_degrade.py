@@ -267,7 +267,7 @@ def test_bicubic_is_the_antialiased_resize_alone():
     want = F.interpolate(x, size=(16, 24), mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255)
     got = degradations.degrade(hr[None], [0], 4, "bicubic")[0]
     assert np.abs(got.astype(int) - want[0].permute(1, 2, 0).numpy()).max() <= 1  # 1: a tie rounded the other way
-    assert degradations.bicubic(x, (16, 24)).shape == (1, 3, 16, 24)
+    assert degradation_steps.bicubic(x, (16, 24)).shape == (1, 3, 16, 24)
     at_1 = degradations.degrade(hr[None], [0], 1, "bicubic")[0]
     assert 0.2 < np.diff(at_1.astype(float), axis=1).std() / np.diff(hr.astype(float), axis=1).std() < 0.8
 
