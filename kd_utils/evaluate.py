@@ -64,7 +64,7 @@ class Evaluated:
     metrics: Path
     report: Path
     table: str  # plain text
-    headline: str
+    headline: str  # one sentence, and where the student has learned what it gained
     table_html: str = field(repr=False)  # the table for a notebook
     shown: list[TestPanel] = field(repr=False)
 
@@ -183,12 +183,12 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel], training
         stray.unlink()  # of an evaluation with more panels
     files.sweep(work.eval)
 
-    page = report.page(evaluation, [panels.section(s) for s in shown], _curve(trainings))
+    page = report.page(evaluation, [panels.section(s) for s in shown], _curves(trainings))
     out = Evaluated(
         files.write_json(work.metrics, evaluation.to_dict()),
         files.write_bytes(work.report, page.encode()),
         tables.table(evaluation),
-        report.headline(evaluation),
+        report.in_words(evaluation),
         report.table_html(evaluation),
         shown,
     )
@@ -201,15 +201,18 @@ def _write(cfg: Config, evaluation: Evaluation, shown: list[TestPanel], training
     return out
 
 
-def _curve(trainings: dict[str, Path]) -> str:
-    """The curves of student and baseline in one figure, as a data URI; empty where the student left none."""
+def _curves(trainings: dict[str, Path]) -> list[str]:
+    """The loss and the validation of student and baseline, as data URIs; none where the student left no history."""
     histories = []
     for row in ("student", "baseline"):
         path = trainings[row] / "history.json" if row in trainings else None
         histories.append(files.read_json(path) if path and path.is_file() else None)
     if not histories[0]:
-        return ""
-    return figures.data_uri(curves.curve(histories[0], baseline=histories[1]), "png")
+        return []
+    drawn = []
+    for part in curves.CURVES:
+        drawn.append(curves.curve(histories[0], width=560, baseline=histories[1], parts=[part]))
+    return [figures.data_uri(image, "png") for image in drawn]
 
 
 def _command(cfg: Config) -> str:

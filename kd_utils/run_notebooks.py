@@ -332,7 +332,7 @@ def summary(ran: Ran, workdir: str | Path) -> str:
     evaluated = [path for path in ran.notebooks if path.stem.startswith("04") or not path.stem[0].isdigit()]
     if metrics.is_file() and evaluated:
         evaluation = scores.read(metrics)
-        lines += [report.headline(evaluation), "", tables.table(evaluation), ""]
+        lines += [report.in_words(evaluation), "", tables.table(evaluation), ""]
         lines.append(f"report    {workdir / 'eval' / 'report.html'}")
 
     if (workdir / "student_model.pth").is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 import json
 import os
 import re
@@ -310,13 +311,15 @@ def test_report_is_self_contained(ready):
     assert not {tag for tag, _ in page.seen} & {"link", "iframe"}
     assert not any("src" in attrs for tag, attrs in page.seen if tag == "script")
     pictures = [attrs["src"] for tag, attrs in page.seen if tag == "img"]
-    assert len(pictures) == 1 + 6 + 4 + 1, "a panel, a slider of six pictures and four differences, a curve"
+    assert len(pictures) == 6 + 6 + 4 + 2, "a panel, a slider of six pictures and four differences, two curves"
     chosen = re.findall(r'<option value="\d"( selected)?>([^<]*)', text)
     assert [name for selected, name in chosen if selected] == ["bicubic", "student"]
     assert [name for _, name in chosen].count("baseline") == 2, "any picture can be chosen on both sides"
     assert all(src.startswith("data:image/") for src in pictures)
     assert "http" not in re.sub(r"data:[^\"]*", "", text)
-    assert done.headline in text and "1,200 steps of 4 crops" in text
+    for sentence in done.headline.split(". "):
+        assert sentence.replace(" dB", "\u00a0dB") in html.unescape(text)
+    assert "1,200 steps of 4 crops" in text
     assert "stand-in" not in text
     assert len(list((done.report.parent / "panels").glob("*.png"))) == 1
     assert list(done.shown[0].images) == ["input", "bicubic", "student", "baseline", "teacher", "original"]
@@ -328,18 +331,22 @@ def test_report_says_plainly_what_is_so(ready):
     student, bicubic, baseline = (result.scores[row] for row in ("student", "bicubic", "baseline"))
     student.psnr_y_teacher, bicubic.psnr_y_teacher, baseline.psnr_y_teacher = 33.14, 30.2, 32.0
     result.costs["student"].gmac_256, result.costs["teacher"].gmac_256 = 3.4, 79.0
-    text = report.page(result, [report.PhotoSection("<a>", "data:,", "", "")], "")
-    assert "stand-in" in text and "not Real-ESRGAN" in text.replace("\n", " ") and "<a>" not in text
-    assert report.headline(result) == (
-        "The student reproduces its teacher to 33.1 dB, 2.9 dB closer than bicubic and 1.1 dB closer than the "
-        "baseline, 95% as sharp as it, at 1/23 of its cost."
-    )
+    text = report.page(result, [report.PhotoSection("<a>", [report.PanelColumn("<b>", "data:,")], "", "")], [])
+    assert "stand-in" in text and "not Real-ESRGAN" in text.replace("\n", " ")
+    assert "<a>" not in text and "<b><b>" not in text
+    result.costs["student"].ms_per_megapixel, result.costs["teacher"].ms_per_megapixel = 10, 120
+    wanted = "The student reproduces its teacher to 33.1 dB, at 1/23 of its cost and 12 times as fast."
+    assert report.headline(result) == wanted
+    gained = "That is 2.9 dB closer than bicubic and 1.1 dB closer than the baseline."
+    for sharpness, said in ((0.97, "as sharp as"), (1.27, "27% sharper than"), (0.8, "20% softer than")):
+        student.sharpness = sharpness
+        assert report.gains(result) == f"{gained} Its pictures are {said} the teacher's."
     student.psnr_y_teacher = 29.2
-    assert "1.0 dB farther than bicubic" in report.headline(result)
+    assert "at 29.2 dB it is 1.0 dB farther from its teacher than bicubic" in report.headline(result)
     student.psnr_y_teacher = 30.3
-    assert "hardly learned yet" in report.headline(result)
+    assert "hardly learned yet" in report.headline(result) and not report.gains(result)
     student.psnr_y_teacher, baseline.psnr_y_teacher = 33.1, 33.05
-    assert "hardly learned from its teacher yet" in report.headline(result)
+    assert "hardly learned from its teacher yet" in report.headline(result) and not report.gains(result)
     student.drift_rgb = [0.1, 7.5, 0.2]
     assert any("7.50 of 255" in f and "drift" in f for f in report.findings(result))
 
@@ -375,9 +382,9 @@ def test_the_report_compares_with_where_the_student_began(copy, tmp_path):
     assert scores.Evaluation.from_dict(result.to_dict()).to_dict() == result.to_dict()
     for row, psnr in {"student": 33.0, "start": 31.5, "bicubic": 30.0, "baseline": None}.items():
         result.scores[row].psnr_y_teacher = psnr
-    assert "3.0 dB closer than bicubic, 1.5 dB closer than where it began" in report.headline(result)
+    assert "3.0 dB closer than bicubic. This training brought it 1.5 dB closer to its teacher." in report.gains(result)
     result.scores["start"].psnr_y_teacher = 33.5
-    assert "0.5 dB farther than where it began" in report.headline(result)
+    assert "But this training took it 0.5 dB farther from its teacher." in report.gains(result)
 
     start.write_bytes(b"")  # another file under that name is not where it began
     assert scores.read(evaluate.evaluate(_with(cfg, train__init="")).metrics).rows == list(scores.ROWS)
@@ -420,7 +427,7 @@ def test_metrics_of_an_older_version_are_read(ready, tmp_path):
     old = scores.read(files.write_json(tmp_path / "metrics.json", made))
     assert old.scores["baseline"].psnr_y == new.scores["baseline"].psnr_y and old.scores["student"].sharpness is None
     assert "sharpness" not in tables.table(old) and "sharpness" in tables.table(new)
-    assert report.page(old, [], "") and tables.compare({"old": old, "new": new})
+    assert report.page(old, [], []) and tables.compare({"old": old, "new": new})
     with pytest.raises(files.StoreError, match="run step 4 again"):
         scores.read(files.write_json(tmp_path / "metrics.json", {"models": {}}))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+CURVES = ("loss", "validation")  # the parts of a figure of curves
 BLUE, RED, ORANGE, GREY = "#1d7ed6", "#e63946", "#e08a00", "#626a76"
 
 
@@ -16,8 +18,9 @@ def curve(
     width: int = 1000,
     height: int = 360,
     baseline: dict[str, Any] | None = None,
+    parts: Sequence[str] = CURVES,
 ) -> Image.Image:
-    """The loss by step (thin: each step; thick: smoothed) and the validation scores, side by side.
+    """The loss by step (thin: each step; thick: smoothed) and the validation scores, side by side, or one of them.
 
     `history` is train/student/history.json: {"step": [...], "loss": [...], "valid": [{"step", "psnr_y_teacher",
     "psnr_y"}, ...]}; what is missing or null is left out. The `baseline`'s is drawn dashed into the same figure.
@@ -27,19 +30,19 @@ def curve(
 
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    loss, valid = figure.subplots(1, 2)
-    if baseline:
-        _draw_loss(loss, baseline, ORANGE, "baseline")
-    _draw_loss(loss, history, BLUE, "student")
-    loss.set_title("training loss", loc="left")
+    for part, axes in zip(parts, figure.subplots(1, len(parts), squeeze=False)[0], strict=True):
+        if part == "loss":
+            if baseline:
+                _draw_loss(axes, baseline, ORANGE, "baseline")
+            _draw_loss(axes, history, BLUE, "student")
+            axes.set_title("training loss", loc="left")
+        else:
+            _draw_validation(axes, history, "-", "student " if baseline else "")
+            if baseline:
+                _draw_validation(axes, baseline, "--", "baseline ")
+            axes.set_title("validation PSNR-Y, dB", loc="left")
 
-    _draw_validation(valid, history, "-", "student " if baseline else "")
-    if baseline:
-        _draw_validation(valid, baseline, "--", "baseline ")
-    valid.set_title("validation PSNR-Y, dB", loc="left")
-
-    for axes in (loss, valid):
-        if axes.lines and (axes is valid or baseline):
+        if axes.lines and (part == "validation" or baseline):
             axes.legend(frameon=False)
         axes.set_xlabel("step")
         axes.grid(True, which="major", color="#e4e7eb", linewidth=0.8)

@@ -179,38 +179,54 @@ def panel(
     The images show one scene; smaller ones (the low-resolution input) are shown as large as the largest, by squares.
     `zooms` are boxes in the largest image's pixels, framed there and magnified without smoothing here.
     """
-    height, width = max(i.shape[:2] for i in images.values())
-    tall = min(round(column * height / width), column * 4 // 3)  # a portrait is made narrower than its column
-    across = round(tall * width / height)
+    columns = panel_columns(images, zooms, column)
     head, foot = 40, 34 if caption else 0
-    squares = [round(column * (bottom - top) / (right - left)) for left, top, right, bottom in zooms]
-
-    sheet_width = GAP + len(images) * (column + GAP)
-    sheet = Image.new("RGB", (sheet_width, head + tall + GAP + sum(s + GAP for s in squares) + foot), PAPER)
+    width = GAP + len(images) * (column + GAP)
+    sheet = Image.new("RGB", (width, head + max(c.height for c in columns) + GAP + foot), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for k, (title, image) in enumerate(images.items()):
-        x, y = GAP + k * (column + GAP), head
+    for k, (title, pictures) in enumerate(zip(images, columns, strict=True)):
+        x = GAP + k * (column + GAP)
         _text(draw, (x + column // 2, head // 2), title, column, 22)
-
-        # the whole image, with a frame where each zoom lies
-        factor = height // image.shape[0]
-        whole = image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
-        inset = x + (column - across) // 2
-        sheet.paste(_fit(whole, (across, tall)), (inset, y))
-        for color, box in zip(FRAMES, zooms, strict=False):
-            left, top, right, bottom = (round(v * across / width) for v in box)
-            _frame(draw, (inset + left, y + top, inset + right - 1, y + bottom - 1), color)
-
-        # the zooms, one below the other
-        y += tall + GAP
-        for color, square, (left, top, right, bottom) in zip(FRAMES, squares, zooms, strict=False):
-            sheet.paste(_fit(whole[top:bottom, left:right], (column, square)), (x, y))
-            draw.rectangle((x, y, x + column - 1, y + square - 1), outline=color, width=3)
-            y += square + GAP
+        sheet.paste(pictures, (x, head))
 
     if caption:
-        _text(draw, (sheet_width // 2, sheet.height - foot // 2 - 3), caption, sheet_width - 2 * GAP, 20, SOFT)
+        _text(draw, (width // 2, sheet.height - foot // 2 - 3), caption, width - 2 * GAP, 20, SOFT)
     return sheet
+
+
+def panel_columns(images: dict[str, np.ndarray], zooms: Sequence[Box] = (), width: int = 320) -> list[Image.Image]:
+    """The columns of a `panel` without their titles, one an image and each `width` pixels wide."""
+    shape = max(image.shape[:2] for image in images.values())
+    columns = []
+    for image in images.values():
+        factor = shape[0] // image.shape[0]
+        whole = image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
+        columns.append(_column(whole, shape, zooms, width))
+    return columns
+
+
+def _column(whole: np.ndarray, shape: tuple[int, ...], zooms: Sequence[Box], width: int) -> Image.Image:
+    """An image, fitted as one of `shape` (height, width) is, and its zooms below it."""
+    tall = min(round(width * shape[0] / shape[1]), width * 4 // 3)  # a portrait is made narrower than its column
+    across = round(tall * shape[1] / shape[0])
+    squares = [round(width * (bottom - top) / (right - left)) for left, top, right, bottom in zooms]
+    column = Image.new("RGB", (width, tall + sum(GAP + square for square in squares)), PAPER)
+    draw = ImageDraw.Draw(column)
+
+    # the whole image, with a frame where each zoom lies
+    inset = (width - across) // 2
+    column.paste(_fit(whole, (across, tall)), (inset, 0))
+    for color, box in zip(FRAMES, zooms, strict=False):
+        left, top, right, bottom = (round(v * across / shape[1]) for v in box)
+        _frame(draw, (inset + left, top, inset + right - 1, bottom - 1), color)
+
+    # the zooms, one below the other
+    y = tall + GAP
+    for color, square, (left, top, right, bottom) in zip(FRAMES, squares, zooms, strict=False):
+        column.paste(_fit(whole[top:bottom, left:right], (width, square)), (0, y))
+        draw.rectangle((0, y, width - 1, y + square - 1), outline=color, width=3)
+        y += square + GAP
+    return column
 
 
 def _frame(draw: ImageDraw.ImageDraw, edges: Box, color: tuple[int, int, int]) -> None:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from kd_utils.common import files
 from kd_utils.common.names import display_name, safe_stem
 from kd_utils.evaluation import figures, viewer
 from kd_utils.evaluation.perceptual import central
-from kd_utils.evaluation.report import PhotoSection
+from kd_utils.evaluation.report import PanelColumn, PhotoSection
 from kd_utils.evaluation.scores import Scores
 from kd_utils.evaluation.tables import row_label
 
@@ -29,6 +28,8 @@ class TestPanel:
     name: str
     images: dict[str, np.ndarray]  # uint8 (H, W, 3) RGB; at scale 1 "bicubic" is the input itself
     zooms: list[figures.Box]
+    titles: list[str]  # of the panel's columns
+    caption: str
     panel: Path
 
 
@@ -52,7 +53,8 @@ def draw(
     label = display_name(Path(name).stem)
     caption = f"{label}: dB are PSNR-Y to the teacher, of the whole photo; degradation: {degradation}"
     path = folder / f"{number:02d}-{safe_stem(name)}.png"
-    return TestPanel(name, images, zooms, files.write_png(path, figures.panel(titled, zooms, caption)))
+    files.write_png(path, figures.panel(titled, zooms, caption))
+    return TestPanel(name, images, zooms, list(titled), caption, path)
 
 
 def section(shown: TestPanel) -> PhotoSection:
@@ -74,9 +76,11 @@ def section(shown: TestPanel) -> PhotoSection:
 
     plain = pictures[1].name if pictures[1].name == "bicubic" else "input"
     slider = viewer.slider_fragment([*pictures, *differences], plain, "student")
-    panel = figures.data_uri(Image.open(shown.panel))
-    alt = f"{', '.join(_distinct(shown.images))}, with {ZOOMS} magnified places"
-    return PhotoSection(display_name(Path(shown.name).stem), panel, alt, slider)
+    columns = []
+    drawn = figures.panel_columns(_distinct(shown.images), shown.zooms)
+    for title, picture in zip(shown.titles, drawn, strict=True):
+        columns.append(PanelColumn(title, figures.data_uri(picture)))
+    return PhotoSection(display_name(Path(shown.name).stem), columns, shown.caption, slider)
 
 
 def _distinct(images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

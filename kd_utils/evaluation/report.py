@@ -36,12 +36,20 @@ LOSS_TERMS = {
 
 
 @dataclass
+class PanelColumn:
+    """One picture of a panel, with its magnified places below it."""
+
+    title: str
+    picture: str  # a data URI
+
+
+@dataclass
 class PhotoSection:
     """What the page shows of one test photo."""
 
     name: str
-    panel: str  # a data URI
-    alt: str  # what the panel shows
+    panel: list[PanelColumn]
+    caption: str
     slider: Markup
 
 
@@ -56,34 +64,67 @@ def headline(e: Evaluation) -> str:
         return f"The student reproduces its teacher {cost}."
 
     if student <= base:
-        return (
-            f"The student is at {student:.1f} dB to its teacher, {base - student:.1f} dB farther than {plain}, {cost}: "
-            "it needs longer training."
-        )
+        away = f"{base - student:.1f} dB farther from its teacher than {plain}"
+        return f"The student needs longer training: at {student:.1f} dB it is {away}, {cost}."
     if student - base < HARDLY_LEARNED:
-        gain = f"only {student - base:.1f} dB closer than {plain}"
-        return f"The student has hardly learned yet: {student:.1f} dB to its teacher, {gain}, {cost}."
+        near = f"only {student - base:.1f} dB closer to its teacher than {plain}"
+        return f"The student has hardly learned yet: at {student:.1f} dB it is {near}, {cost}."
     if alone is not None and student - alone < HARDLY_LEARNED:
-        where = "ahead of" if student >= alone else "behind"
-        gain = f"{abs(student - alone):.1f} dB {where} the same student trained without it"
-        return f"The student has hardly learned from its teacher yet: {student:.1f} dB to it, {gain}, {cost}."
+        near = f"{alone - student:.1f} dB farther from it than the baseline"
+        if student >= alone:
+            near = f"only {student - alone:.1f} dB closer to it than the baseline"
+        return f"The student has hardly learned from its teacher yet: at {student:.1f} dB it is {near}, {cost}."
+    return f"The student reproduces its teacher to {student:.1f} dB, {cost}{_relative_speed(e)}."
 
-    closer = f"{student - base:.1f} dB closer than {plain}"
-    began = e.scores[START].psnr_y_teacher if START in e.scores else None
-    if began is not None:
-        closer += f", {abs(student - began):.1f} dB {'closer' if student >= began else 'farther'} than where it began"
+
+def gains(e: Evaluation) -> str:
+    """What stands below the headline: how much nearer to the teacher the student is than the others, and how sharp.
+
+    Empty where the headline says that it has hardly learned, or where nothing is known.
+    """
+    student, alone = e.scores["student"].psnr_y_teacher, e.scores["baseline"].psnr_y_teacher
+    base = e.scores["bicubic"].psnr_y_teacher
+    if student is None or base is None or student - base < HARDLY_LEARNED:
+        return ""
+    if alone is not None and student - alone < HARDLY_LEARNED:
+        return ""
+
+    closer = f"{student - base:.1f} dB closer than {plain_label(e.protocol.scale)}"
     if alone is not None:
         closer += f" and {student - alone:.1f} dB closer than the baseline"
+    said = [f"That is {closer}."]
+
+    began = e.scores[START].psnr_y_teacher if START in e.scores else None
+    if began is not None and student >= began:
+        said.append(f"This training brought it {student - began:.1f} dB closer to its teacher.")
+    elif began is not None:
+        said.append(f"But this training took it {began - student:.1f} dB farther from its teacher.")
     if e.scores["student"].sharpness is not None:
-        closer += f", {e.scores['student'].sharpness:.0%} as sharp as it"
-    return f"The student reproduces its teacher to {student:.1f} dB, {closer}, {cost}{_relative_speed(e)}."
+        said.append(f"Its pictures are {_as_sharp(known(e.scores['student'].sharpness))}.")
+    return " ".join(said)
+
+
+def in_words(e: Evaluation) -> str:
+    """The headline and what stands below it."""
+    return f"{headline(e)} {gains(e)}".rstrip()
+
+
+def _as_sharp(sharpness: float) -> str:
+    """A sharpness, as a share of the teacher's, in words."""
+    if sharpness > 1 + AS_CRISP:
+        return f"{sharpness - 1:.0%} sharper than the teacher's"
+    if sharpness < 1 - AS_CRISP:
+        return f"{1 - sharpness:.0%} softer than the teacher's"
+    return "as sharp as the teacher's"
 
 
 def _relative_cost(e: Evaluation) -> str:
     ratio = known(e.costs["teacher"].gmac_256) / known(e.costs["student"].gmac_256)
     if ratio >= 1.5:
         return f"at 1/{ratio:.0f} of its cost"
-    return f"at {1 / ratio:.0%} of its cost"
+    if ratio >= 1:
+        return f"at {1 / ratio:.0%} of its cost"
+    return f"at {1 / ratio:.1f} times its cost"
 
 
 def _relative_speed(e: Evaluation) -> str:
@@ -133,8 +174,8 @@ def findings(e: Evaluation) -> list[str]:
         gain = student.psnr_y_teacher - alone.psnr_y_teacher
         where = "closer to" if gain > 0 else "farther from"
         found.append(
-            f"Learning from the teacher took the student {abs(gain):.1f} dB {where} it than the baseline, the same "
-            "training on the originals alone."
+            f"The student is {abs(gain):.1f} dB {where} the teacher than the baseline, which was trained the same way "
+            "on the originals alone."
         )
     if student.sharpness is not None:
         found.append(_crispness(e))
@@ -161,12 +202,8 @@ def _crispness(e: Evaluation) -> str:
     beside = f"{plain_label(e.protocol.scale)} {base:.2f}"
     if alone is not None:
         beside = f"the baseline {alone:.2f}, {beside}"
-    verdict = "as crisp as"
-    if student < 1 - AS_CRISP:
-        verdict = "softer than"
-    elif student > 1 + AS_CRISP:
-        verdict = "harder than"
-    return f"The student's gradients are {student:.2f} of the teacher's ({beside}): it is {verdict} its teacher."
+    verdict = _as_sharp(student)
+    return f"The student has {student:.2f} of the teacher's sharpness ({beside}): its pictures are {verdict}."
 
 
 def _speed(e: Evaluation) -> str:
@@ -275,12 +312,13 @@ def _some(names: list[str]) -> str:
 # ---- the page
 
 
-def page(e: Evaluation, photos: Sequence[PhotoSection], curve: str) -> str:
-    """The report: one HTML file that needs nothing else. `curve` is a data URI, or empty."""
+def page(e: Evaluation, photos: Sequence[PhotoSection], curves: Sequence[str]) -> str:
+    """The report: one HTML file that needs nothing else. `curves` are data URIs."""
     template = viewer.environment().get_template("report.html.j2")
     return template.render(
         e=e,
         title=headline(e),
+        gains=gains(e),
         cards=cards(e),
         rows=[row_label(row, e.protocol.scale) for row in e.rows],
         columns=tables.score_columns(e),
@@ -288,7 +326,7 @@ def page(e: Evaluation, photos: Sequence[PhotoSection], curve: str) -> str:
         photo_columns=tables.photo_columns(e),
         findings=findings(e),
         photos=photos,
-        curve=curve,
+        curves=curves,
         protocol=protocol(e),
         limitations=limitations(e),
         source=viewer.source,

@@ -49,6 +49,8 @@ def test_the_report_fits_a_phone_and_a_desk(browser, lab, width, scheme):
     page.goto((lab.folder / "work dir" / "eval" / "report.html").as_uri())
     keep(page, f"report-{width}-{scheme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for panel in page.locator(".panel").all():
+        assert panel.evaluate("e => e.scrollWidth <= e.clientWidth"), "pictures and captions are not scrolled sideways"
     assert not faults
 
     ground, ink = page.evaluate(COLOURS)

@@ -30,8 +30,8 @@
   });
 
   const dialog = document.querySelector("dialog");
-  document.querySelectorAll(".panel img").forEach(img => img.addEventListener("click", () => {
-    dialog.replaceChildren(img.cloneNode());
+  document.querySelectorAll(".panel").forEach(panel => panel.addEventListener("click", () => {
+    dialog.replaceChildren(panel.cloneNode(true));
     dialog.showModal();
   }));
   dialog.addEventListener("click", () => dialog.close());
