@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from helpers.training import TINY
 
 from kd_utils import label, prepare
+from kd_utils.__main__ import main
 from kd_utils.common import files
 from kd_utils.common.errors import StoreError
 from kd_utils.config import make
@@ -81,6 +83,45 @@ def test_what_is_damaged_on_drive_is_made_here(machine, capsys):
     assert 0 < made.made and 0 < label.label(second).made < 26
     assert capsys.readouterr().out.count("NOT FROM DRIVE") >= 2
     same(first, second)
+
+
+def test_doctor_verifies_what_is_on_drive(machine, capsys):
+    cfg = machine("first")
+    prepare.prepare(cfg)
+    label.label(cfg)
+    capsys.readouterr()
+    doctor = ["doctor", cfg.workdir, "--drive", cfg.drive]
+    assert main(doctor) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"good +crops on Drive +\d files, .* MB \(crops-20", said) and "labels on Drive" in said, said
+
+    # another byte in one pack
+    folder = Path(cfg.drive, "data")
+    pack = min(folder.glob("crops-*.safetensors"))
+    (kept,) = folder.glob("crops-*.json")
+    data = bytearray(pack.read_bytes())
+    data[-9] ^= 1
+    pack.write_bytes(data)
+    assert main(doctor) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("DAMAGED")]
+    assert "crops on Drive" in line and f"delete {pack.name} and {kept.name} in {folder}" in line
+
+    # the remedy that it names: the other packs stay, and the step makes the one that lacks
+    pack.unlink()
+    kept.unlink()
+    assert main(doctor) == 0 and "in no list yet: the step goes on with it" in capsys.readouterr().out
+    prepare.prepare(cfg)
+    assert main(doctor) == 0 and "in no list yet" not in capsys.readouterr().out
+
+    # a pack that is gone
+    pack = min(folder.glob("labels-*.safetensors"))
+    pack.unlink()
+    assert main(doctor) == 1 and f"delete {pack.name} and labels-" in capsys.readouterr().out
+
+    # a list that is none
+    (kept,) = folder.glob("crops-*.json")
+    kept.write_text('{"some": "thing"}')
+    assert main(doctor) == 1 and f"{kept} is no list of packs" in capsys.readouterr().out
 
 
 def test_what_was_interrupted_goes_on(machine, monkeypatch, capsys):

@@ -47,6 +47,12 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+def verify(path: Path) -> None:
+    """Read a pack to its end. Raises StoreError where it is damaged or cannot be read."""
+    read_meta(path)
+    files.load_arrays(path, verify=True)
+
+
 def unpack(path: Path, folder: Path) -> list[Path]:
     """Write the shards of a pack that `folder` lacks, byte for byte as they were; returns those that were written.
 

@@ -23,6 +23,7 @@ from kd_utils.data import packs
 from kd_utils.training.drive import copies
 from kd_utils.workdir import Workdir
 
+FOLDER = "data"  # of packs and lists, on Drive
 PACK = 512_000_000  # bytes of shards in a pack, about a third on Drive
 RATIO = 0.35  # of a shard's bytes, measured (docs/LOG.md)
 
@@ -87,7 +88,7 @@ def restore(cfg: Config, kept: Kept) -> bool:
 
 
 def _folder(cfg: Config) -> Path:
-    return Path(cfg.drive).expanduser() / "data"
+    return Path(cfg.drive).expanduser() / FOLDER
 
 
 def _lists(cfg: Config, kind: str) -> list[Kept]:
@@ -96,9 +97,17 @@ def _lists(cfg: Config, kind: str) -> list[Kept]:
     with suppress(OSError):
         paths = sorted(_folder(cfg).glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in paths:
-            with suppress(StoreError, TypeError):
-                found.append(Kept(**files.read_json(path, dict) | {"name": path.stem}))
+            with suppress(StoreError):
+                found.append(read_list(path))
     return found
+
+
+def read_list(path: Path) -> Kept:
+    """One list of packs. Raises StoreError for one that is damaged."""
+    try:
+        return Kept(**files.read_json(path, dict) | {"name": path.stem})
+    except TypeError as e:
+        raise StoreError(f"{path} is no list of packs ({e})") from e
 
 
 # ---- to Drive

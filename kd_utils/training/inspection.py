@@ -8,9 +8,10 @@ from pathlib import Path
 
 from kd_utils.common import files
 from kd_utils.common.errors import KDError
+from kd_utils.data import packs
 from kd_utils.data.crops import CropIndex, load_shard
 from kd_utils.models import student
-from kd_utils.training import checkpoints, folders
+from kd_utils.training import checkpoints, drive_data, folders
 from kd_utils.workdir import BASELINE, STUDENT, STUDENT_FILE, Workdir
 
 GOOD, DAMAGED, RESUMABLE, MISSING = "good", "DAMAGED", "resumable", "not made"
@@ -35,6 +36,8 @@ def inspect_workdir(work: Workdir) -> Iterator[Found]:
     else:
         yield _crops(work, index)
         yield _labels(work, index)
+    if work.drive:
+        yield from _packs(work.drive / drive_data.FOLDER)
 
     for root in (work.root, work.drive):
         if root:
@@ -82,6 +85,43 @@ def _shards(what: str, total: int, bad: list[str], step: str) -> Found:
     if not bad:
         return Found(what, GOOD, f"{total} shards")
     return Found(what, DAMAGED, f"{len(bad)} of {total} shards ({', '.join(bad[:3])}): step {step} makes them again")
+
+
+def _packs(folder: Path) -> Iterator[Found]:
+    """The crops and labels that are kept on Drive: each list with its packs, then the packs that no list names yet."""
+    listed: set[str] = set()
+    for path in sorted(folder.glob("*.json")):
+        what = f"{path.name.partition('-')[0]} on Drive"
+        try:
+            kept = drive_data.read_list(path)
+        except KDError as e:
+            yield Found(what, DAMAGED, f"{e}: delete it")
+            continue
+        listed.update(kept.packs)
+        bad = [name for name in kept.packs if not _is_whole_pack(folder / name)]
+        if bad:
+            remedy = f"delete {', '.join(bad)} and {path.name} in {folder}, and the step keeps them there again"
+            yield Found(what, DAMAGED, f"{len(bad)} of {len(kept.packs)} files: {remedy}")
+        else:
+            size = drive_data.gigabytes(kept.bytes)
+            yield Found(what, GOOD, f"{len(kept.packs)} files, {size} ({kept.name})")
+
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name in listed:
+            continue
+        what = f"{path.name.partition('-')[0]} on Drive"
+        if _is_whole_pack(path):
+            yield Found(what, RESUMABLE, f"{path.name}, in no list yet: the step goes on with it")
+        else:
+            yield Found(what, DAMAGED, f"{path}: delete it")
+
+
+def _is_whole_pack(path: Path) -> bool:
+    try:
+        packs.verify(path)
+    except (KDError, OSError):
+        return False
+    return True
 
 
 def _training(folder: Path, where: str) -> Iterator[Found]:
