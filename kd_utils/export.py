@@ -28,6 +28,7 @@ from kd_utils.models.onnx_graph import graph
 from kd_utils.models.teacher import find_teacher, load_teacher, teacher_target
 from kd_utils.overrides import did_you_mean
 
+PAIRED = (".param", ".xml")  # of ncnn and OpenVINO: the network, whose weights lie in a .bin beside it
 MOST_PICTURES, SIDE = 32, 96  # for the ranges of int8: how many pictures, and the side of each
 
 
@@ -113,6 +114,16 @@ def export(
         else:
             written.append(form.write(net, target))
     return written
+
+
+def with_weights(paths: Sequence[Path]) -> list[Path]:
+    """What `export` returned, and after each .param and .xml the .bin that holds its weights."""
+    found = []
+    for path in paths:
+        found.append(path)
+        if path.suffix in PAIRED:
+            found.append(path.with_suffix(".bin"))
+    return found
 
 
 def export_int8(
@@ -225,11 +236,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         paths = export(args.student, args.output, args.to, args.fp16, args.scale)
 
-    for path in paths:
-        weights = path.with_suffix(".bin")
-        is_pair = path.suffix in (".param", ".xml")
-        also = f" and {weights.name} of {_size(weights)}" if is_pair else ""
-        print(f"{path}: {_size(path)}{also}")
+    for path in with_weights(paths):
+        print(f"{path}: {_size(path)}")
     return 0
 
 
