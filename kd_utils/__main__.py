@@ -34,6 +34,14 @@ STEPS = {
     "evaluate": ("step 4: scores and the report", "kd_utils.evaluate", "--workdir workdir"),
 }
 
+# What a new user is after, shown by --help.
+EXAMPLES = (
+    "sharpen photo.jpg sharp.jpg          by the student that ships, 4 times larger",
+    "look photo.jpg                       several models side by side, a page for the browser",
+    "run                                  all steps on bundled photos: minutes on a CPU",
+    "sharpen --help                       each command has a help of its own",
+)
+
 # Commands that go on from what is done when they are called again.
 GOES_ON = {*STEPS, "run", "sharpen", "fetch"}
 
@@ -67,7 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     command = next((word for word in argv if not word.startswith("-")), "")
     try:
-        args = build_parser(command).parse_args(argv)
+        parser = build_parser(command)
+        if not argv:
+            parser.print_help(sys.stderr)
+            return 2
+        args = parser.parse_args(argv)
         return args.do(args) or 0
     except KeyboardInterrupt:
         remark = "; the same command goes on from what is done" if command in GOES_ON else ""
@@ -107,7 +119,12 @@ class Parser(argparse.ArgumentParser):
 def build_parser(command: str) -> Parser:
     """All commands. Of the tools, only `command` has its arguments, as those of others may need a heavy import."""
     program = "kd-utils" if Path(sys.argv[0]).stem == "kd-utils" else "python -m kd_utils"
-    parser = Parser(program, description="Distil Real-ESRGAN into a small student.")
+    parser = Parser(
+        program,
+        description="Distil Real-ESRGAN into a small student.",
+        epilog="\n".join(["examples:", *(f"  {program} {line}" for line in EXAMPLES)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"kd-utils {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -160,7 +177,7 @@ def build_parser(command: str) -> Parser:
 
 def _add_settings(sub: argparse.ArgumentParser) -> None:
     """The options of all commands that take a configuration."""
-    sub.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: quick)")
+    sub.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: quick; the notebooks' forms: colab)")
     sub.add_argument("--workdir", help="where everything is written (default: workdir)")
     sub.add_argument("--teacher", help="a registry name (anime_6B, general_x4v3, ...) or a checkpoint's path")
     sub.add_argument("--config", metavar="FILE", help="a recipe: TOML with any settings, `preset` among them")

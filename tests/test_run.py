@@ -205,6 +205,7 @@ def test_every_command_shows_examples(capsys):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0 and f"examples:\n  python -m kd_utils {command}" in capsys.readouterr().out
+    assert main([]) == 2 and "sharpen photo.jpg sharp.jpg" in capsys.readouterr().err, "no command: the help"
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out == f"kd-utils {__version__}\n"
