@@ -20,6 +20,14 @@ from kd_utils.models import student, teacher
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not want
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what needs `ran`, a run of all notebooks."""
+    for item in items:
+        if "ran" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The developers' folder of photos and real weights, which is no part of the project."""
