@@ -130,6 +130,8 @@ class Card:
         text += f"EMA {last['train.ema']:g}, {last['train.dtype']}"
         if self.words.training:
             text += f"; {self.words.training}"
+        if blend := self.facts.get("blend"):
+            text += f"; then the mean of the weights with {blend['share']:.0%} of {blend['with']}"
         return text
 
     @property

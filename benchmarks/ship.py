@@ -12,6 +12,9 @@ A recipe may begin with another one's student: `before = "before/student_x4_l.to
 made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
 The .json and the curve hold both.
 
+A recipe may end with a table [blend]: `with` names a student that ships, `share` how much of its weights is in the mean
+of both that is written (network interpolation, Wang et al. 2018, arXiv:1809.00219, section 3.4).
+
 On many cores, when the crops and labels are there, with --before where there is a `before`:
 torchrun --nproc_per_node=2 -m benchmarks.ship ...
 """
@@ -22,20 +25,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import cards
 from kd_utils import label, prepare, train
 from kd_utils.__main__ import read_recipe
 from kd_utils.common import devices, files
-from kd_utils.config import Config, ConfigError, make
+from kd_utils.config import Config, ConfigError, make, shipped
 from kd_utils.data.crops import read_index
 from kd_utils.evaluation import curves
 from kd_utils.models import student
+from kd_utils.models.student import Student
+
+BLEND = ("blend.with", "blend.share")
 
 
 def read(recipe: Path, workdir: str, sets: list[str]) -> Config:
     """The recipe's settings, then `sets`. Raises ConfigError."""
     spec = read_recipe(recipe)
-    spec.pop("before", None)
+    for key in ("before", *BLEND):
+        spec.pop(key, None)
     return make(spec.pop("preset", "colab"), [f"{k}={v}" for k, v in spec.items()] + sets, workdir=workdir)
 
 
@@ -60,9 +69,29 @@ def ship(recipe: Path, workdir: str, sets: list[str], to: Path, before: Path | N
     label.label(cfg)
     trained = train.train(cfg)
     if devices.process_rank() == 0:
-        write(cfg, trained, to, before)
+        write(cfg, trained, blend_of(recipe), to, before)
         cards.write_cards(to.with_suffix(".pth"), recipe)
     return to.with_suffix(".pth")
+
+
+def blend_of(recipe: Path) -> tuple[str, float] | None:
+    """The student that the trained one is blended with, and its share. Raises ConfigError."""
+    spec = read_recipe(recipe)
+    name, share = (spec.get(key) for key in BLEND)
+    if name is None and share is None:
+        return None
+    if not (isinstance(name, str) and isinstance(share, int | float) and 0 < share < 1):
+        raise ConfigError(f"{recipe}: [blend] wants `with`, a student that ships, and `share`, between 0 and 1")
+    return name, share
+
+
+def blended(net: Student, other: Student, share: float) -> Student:
+    """The mean of two students' weights, `share` of it from the other. Raises ConfigError for another shape."""
+    if (net.feat, net.convs, net.scale) != (other.feat, other.convs, other.scale):
+        raise ConfigError("[blend] wants a student of the same size and scale")
+    theirs = other.state_dict()
+    net.load_state_dict({key: torch.lerp(own, theirs[key], share) for key, own in net.state_dict().items()})
+    return net
 
 
 def joined(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +102,9 @@ def joined(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
     return out | {"valid": first["valid"] + [v | {"step": v["step"] + done} for v in then["valid"]]}
 
 
-def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = None) -> None:
+def write(
+    cfg: Config, trained: train.Trained, blend: tuple[str, float] | None, to: Path, before: Path | None = None
+) -> None:
     """`to`.pth, .json and .curve.png of a finished training; no path of this machine is kept."""
     net = student.load(trained.student)
     history = files.read_json(trained.history)
@@ -82,12 +113,17 @@ def write(cfg: Config, trained: train.Trained, to: Path, before: Path | None = N
     labels = {k.removeprefix("labels."): v for k, v in net.meta["provenance"].items() if k.startswith("labels.")}
     meta = {"provenance": settings, "versions": net.meta["versions"], "history": history["valid"][-1]}
     meta |= {"teacher": labels["teacher"], "teacher_sha256": labels["teacher_sha256"]}
-    student.save(net, to.with_suffix(".pth"), meta)
     earlier = {}
+    if blend:
+        path = shipped(f"{blend[0]}.pth")
+        net = blended(net, student.load(path), blend[1])
+        earlier["blend"] = {"with": blend[0], "sha256": files.sha256(path), "share": blend[1]}
+        meta |= {"blend": earlier["blend"]}
+    student.save(net, to.with_suffix(".pth"), meta)
     if before:
         facts = files.read_json(before.with_suffix(".json"))
         history = joined(facts["history"], history)
-        earlier = {"before": {k: facts[k] for k in ("settings", "labels", "versions", "before") if k in facts}}
+        earlier["before"] = {k: facts[k] for k in ("settings", "labels", "versions", "before") if k in facts}
         earlier["before"]["sha256"] = files.sha256(before.read_bytes())
     facts = {
         "student": {"params": student.count_parameters(net), "gmac_1024": student.gmac(net, cfg.scale)},

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks import cards, pictures, results, ship, tables, trials
+from kd_utils import config
 from kd_utils.common import files
 from kd_utils.config import ROOT, ConfigError, to_dict
 from kd_utils.evaluation.scores import Scores
@@ -73,6 +74,31 @@ def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, tea
     assert facts["history"]["step"][-1] == 12 and len(facts["history"]["loss"]) == 12
     assert str(shipped.parent) not in text and "torch" in facts["versions"]
     assert Image.open(shipped.with_suffix(".curve.png")).width > 500
+
+
+def test_a_recipe_may_end_with_a_blend_of_two_students(shipped, teacher, tmp_path, monkeypatch):
+    other = student.save(student.build("8x2"), tmp_path / "weights" / "other.pth")
+    monkeypatch.setattr(config, "ASSETS", tmp_path)
+    recipe = tmp_path / "student_x4_blend.toml"
+    recipe.write_text(RECIPE + '\n[blend]\nwith = "other"\nshare = 0.25\n')
+    assert ship.read(recipe, "w", []) == ship.read(shipped, "w", []), "a blend is no setting"
+
+    # the training is there already
+    ship.main([str(recipe), "--workdir", str(shipped.parent / "one"), "--set", f"teacher={teacher}"])
+    made = student.load(recipe.with_suffix(".pth")).state_dict()
+    trained, mixed_in = (student.load(path).state_dict() for path in (shipped.with_suffix(".pth"), other))
+    for key, value in made.items():
+        assert torch.allclose(value, 0.75 * trained[key] + 0.25 * mixed_in[key], atol=1e-6)
+    facts = json.loads(recipe.with_suffix(".json").read_text())
+    assert facts["blend"] == {"with": "other", "sha256": files.sha256(other), "share": 0.25}
+    assert "25% of other" in recipe.with_suffix(".md").read_text()
+
+    for words in ('with = "other"', 'with = "other"\nshare = 2'):
+        recipe.write_text(RECIPE + f"\n[blend]\n{words}\n")
+        with pytest.raises(ConfigError, match="between 0 and 1"):
+            ship.blend_of(recipe)
+    with pytest.raises(ConfigError, match="same size"):
+        ship.blended(student.build("8x2"), student.build("8x3"), 0.5)
 
 
 def check_library_entry(weights):
