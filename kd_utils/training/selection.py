@@ -180,9 +180,7 @@ def _load_shipped(ref: TeacherRef, net: Student, start: Student | None, notes: l
 
     made = settings_of(ships)
     crops = made["train.steps"] * made["train.batch"]
-    notes.append(
-        f"The one that ships is {path.stem}: taught by the same teacher on other photos, in {crops:,} crops."
-    )
+    notes.append(f"The one that ships is {path.stem}: taught by the same teacher on other photos, in {crops:,} crops.")
     return ships
 
 
