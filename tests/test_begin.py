@@ -114,7 +114,7 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
     name, sha256 = "anime_6B", "0"
     assert resolved("student.size=m") == "student_x4_anime_m.pth" and not capsys.readouterr().out
     assert resolved("student.size=32x14") == "student_x4_anime_m.pth"
-    assert resolved("student.size=s") == "student_x4_s.pth"
+    assert resolved("student.size=l") == "student_x4_l.pth"
     assert "No student of this size that anime_6B taught ships" in capsys.readouterr().out
     name = "general_x4v3"
     assert resolved("student.size=m") == "student_x4_m.pth"
