@@ -5,12 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers import chromium
 from helpers.sharpening import save
 from PIL import Image
 
@@ -24,7 +27,6 @@ from kd_utils.models import student
 from kd_utils.models.onnx_graph import graph
 from kd_utils.sharpen import sharpen
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 120_000  # milliseconds: a machine that runs other things too is slow
 MEMORY_12MP = 700e6  # bytes of the page's process at its peak, for an output of 12 megapixels (docs/export.md)
 
@@ -34,7 +36,11 @@ def server(models):
     try:
         fetch_package(ONNXRUNTIME_WEB)
     except SourceError as e:
-        pytest.skip(f"LEFT OUT: onnxruntime-web is neither in the cache nor to be had by npm ({e})")
+        said = " ".join(str(e).split())
+        pytest.skip(
+            "LEFT OUT: all of `kd-utils demo`, its server and its page in a browser. onnxruntime-web is neither in the "
+            f"cache nor to be had by npm: run `kd-utils demo --setup` where there is a network ({said})"
+        )
     with demo.serve(port=0, models=[*models.values()]) as running:
         threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
         yield running
@@ -43,34 +49,33 @@ def server(models):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM:
-        pytest.skip("LEFT OUT: there is no Chromium on this machine (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium.started() as running:
+        yield running
 
 
 @pytest.fixture
 def page(browser, server):
+    with opened(browser, f"http://127.0.0.1:{server.server_port}/") as page:
+        yield page
+
+
+@contextmanager
+def opened(browser, here: str, query: str = "") -> Iterator[Any]:
     """The page, opened. Whatever a test does with it, no request may leave this machine, and none may have a body."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(PATIENCE)
-    here = f"http://127.0.0.1:{server.server_port}/"
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
     asked, failures = [], []
-    opened.context.on("request", lambda request: asked.append(request))
-    opened.on("pageerror", lambda error: failures.append(str(error)))
-    opened.goto(here)
-    opened.wait_for_selector("#model option", state="attached")
-    yield opened
+    page.context.on("request", lambda request: asked.append(request))
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.goto(here + query)
+    page.wait_for_selector("#model option", state="attached")
+    yield page
 
     assert not failures
     for request in asked:
         assert request.url.startswith((here, f"blob:{here}", "data:")), request.url
         assert request.method == "GET" and request.post_data is None, request.url
-    opened.close()
+    page.close()
 
 
 def photo(seed: int, width: int, height: int) -> np.ndarray:
@@ -87,10 +92,21 @@ def choose(page, path: Path, model: str | None = None) -> None:
     page.set_input_files("#file", path)
 
 
-def wait_for(page, text: str | re.Pattern, where: str = "#status") -> None:
+def drag(page, path: Path, *events: str) -> None:
+    """A file from the desktop over the page, as Chromium gets it from the window system: dragEnter, dragOver, drop."""
+    box = page.locator("#drop").bounding_box()
+    at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    carried = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    session = page.context.new_cdp_session(page)
+    for event in events:
+        session.send("Input.dispatchDragEvent", {"type": event, **at, "data": carried})
+    session.detach()
+
+
+def wait_for(page, text: str | re.Pattern, where: str = "#status", patience: int = PATIENCE) -> None:
     from playwright.sync_api import expect
 
-    expect(page.locator(where)).to_have_text(text, timeout=PATIENCE)
+    expect(page.locator(where)).to_have_text(text, timeout=patience)
 
 
 def saved(page, to: Path) -> np.ndarray:
@@ -100,6 +116,15 @@ def saved(page, to: Path) -> np.ndarray:
     download.value.save_as(to)
     with Image.open(to) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def assert_like_sharpen(page, source: Path, model: str, scale: int) -> None:
+    """What the page has made of `source` differs from `sharpen` by 2 levels of 255 at most."""
+    sharpen(source, source.with_name("python.png"), model=model, scale=scale, quiet=True)
+    want = np.asarray(Image.open(source.with_name("python.png")).convert("RGB")).astype(int)
+    difference = np.abs(saved(page, source.with_name("page.png")) - want)
+    print(f"at most {difference.max()} levels apart, {difference.mean():.4f} in the mean")
+    assert difference.max() <= 2 and difference.mean() < 0.1
 
 
 # ---- the server
@@ -163,10 +188,7 @@ def test_its_pixels_are_those_of_sharpen(page, models, tmp_path, scale, size):
     assert page.inner_text("#sizes") == f"{width} x {height} → {width * scale} x {height * scale}"
     assert page.evaluate("crossOriginIsolated"), "threads need it"
 
-    sharpen(source, tmp_path / "python.png", model=models[scale], scale=scale, quiet=True)
-    want = np.asarray(Image.open(tmp_path / "python.png").convert("RGB")).astype(int)
-    difference = np.abs(saved(page, tmp_path / "page.png") - want)
-    assert difference.max() <= 2 and difference.mean() < 0.1
+    assert_like_sharpen(page, source, models[scale], scale)
 
 
 def test_the_sample_a_slider_and_the_view_at_1_to_1(page, tmp_path):
@@ -230,6 +252,30 @@ def test_what_is_no_image_or_no_student_gets_a_sentence(page, models, tmp_path):
     wait_for(page, re.compile("Done in"))
     assert page.inner_text("#error") == "" and page.inner_text("#sizes") == "40 x 30 → 80 x 60"
     assert page.locator("#model option").last.inner_text() == "mine.onnx (yours)"
+
+
+def test_a_photo_and_a_student_are_dropped(page, models, tmp_path):
+    from playwright.sync_api import expect
+
+    source = save(tmp_path / "photo.png", photo(5, 40, 30))
+    (own,) = export(models[2], tmp_path / "mine.onnx")
+    page.select_option("#model", label="x4")
+    target, lit = page.locator("#drop"), re.compile(r"\bover\b")
+
+    drag(page, source, "dragEnter", "dragOver")
+    expect(target).to_have_class(lit)
+    drag(page, source, "drop")
+    wait_for(page, re.compile("Done in"))
+    assert page.inner_text("#sizes") == "40 x 30 → 160 x 120"
+    expect(target).not_to_have_class(lit)
+    assert_like_sharpen(page, source, models[4], 4)
+
+    # the student is taken for the photo that is there
+    drag(page, own, "dragEnter", "dragOver", "drop")
+    wait_for(page, "40 x 30 → 80 x 60", "#sizes")
+    wait_for(page, re.compile("Done in"))
+    assert page.locator("#model option:checked").inner_text() == "mine.onnx (yours)"
+    assert_like_sharpen(page, source, models[2], 2)
 
 
 def test_cancel_keeps_the_page_alive(page, tmp_path):
