@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers import chromium, pipeline
 from helpers.notebooks import filled_in
-from helpers.screenshots import keep
+from helpers.screenshots import keep, screenshot
 from kd_utils.run_notebooks import form_of
 
 TOKEN = "test"
@@ -87,6 +87,20 @@ class Opened:
             chromium.wait_for_pixels(self.page, view, before, same=True)
         return len(sliders)
 
+    def compare_three(self, name: str) -> None:
+        """Choose three models in the last comparison, two at a time, move the line, and keep both screenshots."""
+        slider = self.page.locator(f"{CELLS} .kd-slider:has(select)").last
+        left, right = slider.locator("select").all()
+        models = left.locator("option").all_inner_texts()[-3:]
+        slider.scroll_into_view_if_needed()
+        left.select_option(label=models[0])
+        for model, position in zip(models[1:], (0.3, 0.7), strict=True):
+            right.select_option(label=model)
+            chromium.wipe(self.page, slider.locator(".kd-view"), 0.5, position)
+            assert abs(float(slider.locator("input").input_value()) - 100 * position) < 2
+            slider.screenshot(path=screenshot(f"{name}-{model}-at-{position:.0%}"))
+            slider.locator("input").evaluate("e => { e.value = 50; e.dispatchEvent(new Event('input')); }")
+
     def move_controls(self) -> int:
         """Move the first slider of every group of ipywidgets and see its picture change; the number of them."""
         groups = self.page.locator(f"{CELLS} .widget-vbox:has(.widget-image)").all()
@@ -142,6 +156,8 @@ def try_out(browser: Any, lab: Lab, path: Path) -> tuple[int, int]:
     keep(opened.page, path.stem)
 
     sliders = opened.move_sliders()
+    if path.stem.startswith("05"):
+        opened.compare_three(path.stem)
     controls = opened.move_controls() if CONTROLS else 0
     assert not opened.red()
     assert not opened.faults or not CONTROLS, opened.faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from kd_utils.config import ROOT
@@ -10,10 +11,15 @@ FOLDER = ROOT / "screenshots"
 TALLEST = 12_000  # CSS pixels of one screenshot of a notebook
 
 
+def screenshot(name: str) -> Path:
+    """Where the screenshot of this name is kept."""
+    FOLDER.mkdir(exist_ok=True)
+    return FOLDER / f"{name}.png"
+
+
 def keep(page: Any, name: str) -> None:
     """The whole page, and of JupyterLab the whole notebook, as screenshots/NAME.png."""
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.png"
+    path = screenshot(name)
     notebook = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer")
     if not notebook.count():
         page.screenshot(path=path, full_page=True)
