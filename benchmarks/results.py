@@ -160,12 +160,18 @@ def panel(case: Case, pictures: dict[str, np.ndarray], path: Path) -> None:
 
 
 def measure(
-    args: argparse.Namespace, scale: int, models: list[Model], teach: Model | None, judges: Judges
+    args: argparse.Namespace,
+    sets: dict[str, Path],
+    degradations: list[str],
+    scale: int,
+    models: list[Model],
+    teach: Model | None,
+    judges: Judges,
 ) -> dict[tuple[str, str], Rows]:
     """The scores by set and degradation, and a panel of each photo."""
     found: dict[tuple[str, str], Rows] = {}
-    for title, folder in {"valid": args.valid, "Set5": args.set5}.items():
-        for name in DEGRADATIONS[scale]:
+    for title, folder in sets.items():
+        for name in degradations:
             rows: Rows = {model.name: [] for model in models}
             todo = cases(folder, args.side, name, scale)
             for case in tqdm(todo, desc=f"x{scale} {title} {name}", unit="photo"):
@@ -199,6 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--side", type=int, default=384, help="of the centre that is scored, in HR pixels")
     parser.add_argument("--time-side", type=int, default=128, help="of the input that is timed")
     parser.add_argument("--turns", type=int, default=5, help="of the timing")
+    parser.add_argument("--readme", action="store_true", help="only README's tables: valid, light, x4")
     parser.add_argument("--panels", action="store_true", help="also draw all models of each photo")
     parser.add_argument("--workdir", type=Path, default=Path("workdir/results"))
     parser.add_argument("--dry", action="store_true", help="print the tables, write no document")
@@ -207,23 +214,30 @@ def main(argv: list[str] | None = None) -> None:
     if not judges.vgg:
         print("The VGG19 distance is LEFT OUT: --vgg names no ImageNet weights.")
 
+    sets = {"valid": args.valid} if args.readme else {"valid": args.valid, "Set5": args.set5}
+    degradations = ["light"] if args.readme else list(DEGRADATIONS[4])
+
     four, timed = {}, {"bicubic": bicubic_x4()}
     for name in args.teacher:
         models = models_x4(name, args.peer)
-        four[models[-1].name] = measure(args, 4, models, models[-1], judges)
+        four[models[-1].name] = measure(args, sets, degradations, 4, models, models[-1], judges)
         timed |= {model.name: model for model in models if model.net}
 
+    keys = [key for key in tables.SCORES if judges.vgg or key not in tables.VGG]
+    if not args.dry:
+        in_readme = {name: of_teacher for name, of_teacher in four.items() if name in FAMILIES}
+        tables.readme(ROOT / "README.md", in_readme, [key for key in keys if key in tables.IN_README])
+    if args.readme:
+        return
+
     x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
-    one = measure(args, 1, x1, None, judges)
+    one = measure(args, sets, list(DEGRADATIONS[1]), 1, x1, None, judges)
     cost = costs(one_of_a_size(list(timed.values())), 4, args.time_side, args.turns)
 
-    keys = [key for key in tables.SCORES if judges.vgg or key not in tables.VGG]
     text = tables.document(args.side, four, one, cost, keys)
     print(text)
     if not args.dry:
         files.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
-        in_readme = {name: sets for name, sets in four.items() if name in FAMILIES}
-        tables.readme(ROOT / "README.md", in_readme, [key for key in keys if key in tables.IN_README])
 
 
 def bicubic_x4() -> Model:
