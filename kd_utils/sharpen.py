@@ -163,7 +163,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, or a file (or -) for one input; right behind the inputs, options before or after",
     )
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
-    text = "s, m, l, photo-m, anime-s, anime-m: students that ship (default: m; at scale 1, s); or a .pth, .safetensors "
+    text = (
+        "s, m, l, photo-m, anime-s, anime-m: students that ship (default: m; at scale 1, s); or a .pth, .safetensors "
+    )
     add("--model", default="", help=text + "or .param of a student or another x4 Real-ESRGAN network")
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
