@@ -110,6 +110,8 @@ class LossConfig:
     perceptual_gt: float = setting(0.0, at_least(0))  # weight of the VGG19 feature loss to the original
     fft: float = setting(0.0, at_least(0))  # weight of L1 between the 2-d spectra
     gradient: float = setting(0.0, at_least(0))  # weight of L1 between differences of neighbouring pixels
+    # weight of L1 between the local means of the 4x4 phases: against a printed grid, where the adversarial term is on
+    screen: float = setting(0.0, at_least(0))
     # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR
     adversarial: float = setting(0.0, at_least(0))
     adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
@@ -289,7 +291,7 @@ def _check_loss_weights(loss: LossConfig) -> None:
     if max(loss.teacher, loss.gt, loss.gt_end) <= 0:
         raise ConfigError("loss.teacher and loss.gt are both 0: nothing to learn from; set one above 0")
 
-    always = max(loss.teacher, loss.fft, loss.gradient, loss.perceptual, loss.perceptual_gt)
+    always = max(loss.teacher, loss.fft, loss.gradient, loss.screen, loss.perceptual, loss.perceptual_gt)
     if always <= 0 and loss.gt_end >= 0 and min(loss.gt, loss.gt_end) == 0:
         raise ConfigError(
             f"loss.gt={loss.gt:g} to loss.gt_end={loss.gt_end:g} leaves a step nothing to learn from, as the "

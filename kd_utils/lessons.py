@@ -120,6 +120,7 @@ def loss_table(cfg: Config, values: dict[str, Tensor]) -> HTML:
         "gt": "L1 to the original",
         "fft": "L1 of the spectra",
         "gradient": "L1 of neighbouring differences",
+        "screen": "a printed 4x4 grid",
         "perceptual": "VGG19 features",
     }
     baseline = baseline_config(cfg).loss

@@ -46,6 +46,16 @@ def test_l1_and_fft():
     assert losses.fft_l1(a.double(), b.double()).dtype == torch.float64
 
 
+def test_screen_sees_a_printed_grid_and_nothing_else():
+    label, _ = _pair(h=64, w=64)
+    pattern = torch.tensor([1.0, -1.0, 1.0, -1.0]).repeat(16) * 0.02  # the same four columns in every 4x4 square
+    assert losses.screen_l1(label + pattern, label) == pytest.approx(0.02, rel=1e-4)
+    assert losses.screen_l1(label + 0.1, label) == pytest.approx(0, abs=1e-6), "a shift of the brightness is no grid"
+    period_six = torch.sin(torch.arange(64) * 2 * torch.pi / 6) * 0.02
+    assert losses.screen_l1(label + period_six, label) < 0.002, "nor is a texture with another period"
+    assert losses.screen_l1(label[..., :16, :16], label[..., :16, :16]) == 0, "crops smaller than the window"
+
+
 def test_random_vgg_is_the_same_everywhere():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

@@ -29,6 +29,7 @@ LOSS_TERMS = {
     "gt": "L1 to the original",
     "fft": "spectrum",
     "gradient": "differences of neighbouring pixels",
+    "screen": "no 4x4 grid",
     "adversarial": "adversarial",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",

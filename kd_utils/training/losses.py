@@ -37,9 +37,10 @@ def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures 
         loss = loss + gt * l1(pred, original, weights.charbonnier)
     if weights.fft:
         loss = loss + weights.fft * fft_l1(pred, label)
-
     if weights.gradient:
         loss = loss + weights.gradient * gradient_l1(pred, label)
+    if weights.screen:
+        loss = loss + weights.screen * screen_l1(pred, label)
 
     # the perceptual terms look at a part of the batch, so that they cost no more than the student's own step
     for weight, target in ((weights.perceptual, label), (weights.perceptual_gt, original)):
@@ -64,7 +65,7 @@ def baseline_config(cfg: Config) -> Config:
     Where the student begins as its teacher, cut down, the baseline begins with random weights.
     """
     loss = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
-    loss = replace(loss, gradient=0.0, adversarial=0.0)
+    loss = replace(loss, gradient=0.0, screen=0.0, adversarial=0.0)
     init = "" if cfg.train.init == "teacher" else cfg.train.init
     return replace(cfg, loss=loss, train=replace(cfg.train, init=init))
 
@@ -100,6 +101,19 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     """
     d = _full(a - b)
     return d.diff(dim=-2).abs().mean() + d.diff(dim=-1).abs().mean()
+
+
+def screen_l1(a: Tensor, b: Tensor, window: int = 8) -> Tensor:
+    """How strongly `a` prints a grid of 4x4 pixels that `b` lacks: 0 where it prints none; a scalar.
+
+    A student draws every 4x4 square from one place of its body, and can print the same faint pattern into all of them.
+    The difference is averaged at each of the 16 places of a square, over `window` by `window` squares: what is left
+    beside their common mean is the pattern.
+    """
+    phases = F.pixel_unshuffle(_full(a - b), 4).unflatten(1, (-1, 16))  # (N, C, 16, H/4, W/4)
+    n, c = phases.shape[:2]
+    means = F.avg_pool2d(phases.flatten(0, 1), min(window, *phases.shape[-2:])).unflatten(0, (n, c))
+    return (means - means.mean(2, keepdim=True)).abs().mean()
 
 
 def perceptual(pred: Tensor, target: Tensor, vgg: VGGFeatures) -> Tensor:
