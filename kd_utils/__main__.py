@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from kd_utils import __version__, doctor
 from kd_utils.common.errors import ConfigError, KDError
+from kd_utils.common.names import escape
 from kd_utils.config import PRESETS, Config, make
 from kd_utils.overrides import did_you_mean
 from kd_utils.workdir import Workdir
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     except KDError as e:
         if debug:
             raise
-        print(f"error: {e}", file=sys.stderr)
+        print("\n".join(escape(line) for line in f"error: {e}".split("\n")), file=sys.stderr)
         return e.exit_code
 
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from kd_utils.common import files
 from kd_utils.common.errors import KDError, SharpenError
+from kd_utils.common.names import escape
 from kd_utils.imaging import heif, writing
 from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files, path_of
 from kd_utils.imaging.records import Record
@@ -62,6 +63,11 @@ class Summary:
         return [(outcome.input, outcome.why) for outcome in self.of("failed")]
 
     @property
+    def failures(self) -> list[str]:
+        """What failed and why, a line each."""
+        return [why if name in why else f"{name}: {why}" for name, why in self.failed]
+
+    @property
     def megapixels(self) -> float:
         return sum(outcome.megapixels for outcome in self.of("written"))
 
@@ -71,7 +77,7 @@ class Summary:
         if self.skipped:
             first += f", {len(self.skipped)} skipped (already there; --overwrite redoes them)"
         lines = [f"{first}, {len(self.failed)} failed"]
-        lines += [f"  {why if name in why else f'{name}: {why}'}" for name, why in self.failed]
+        lines += [f"  {line}" for line in self.failures]
         for outcome in self.of("written", "skipped"):
             if outcome.why:
                 lines.append(f"  {outcome.output}: {outcome.why}")
@@ -84,7 +90,7 @@ class Summary:
             lines.append("HEIC is read with one more package: pip install pillow-heif")
         if self.written or self.skipped:
             lines.append(f"written to {self.folder}, computed by {self.engine}")
-        return "\n".join(lines)
+        return "\n".join(escape(line) for line in lines)  # a file's name may hold anything
 
 
 def sharpen(
@@ -195,6 +201,6 @@ def main(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(done, file=words)
     else:
-        for name, why in done.failed:
-            print(f"{name}: {why}", file=sys.stderr)
+        for line in done.failures:
+            print(escape(line), file=sys.stderr)
     return 1 if done.failed else 0

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kd_utils import sharpen
 from kd_utils.__main__ import main
-from kd_utils.imaging import file_pairs, reading, records
+from kd_utils.imaging import file_pairs, folders, reading, records
 from kd_utils.imaging.file_pairs import pair_files
 
 
@@ -50,6 +50,39 @@ def test_what_is_done_is_skipped_and_overwrite_redoes_it(tmp_path, models, capsy
     assert run(tmp_path / "in", tmp_path / "in" / "out", model=models[4]) == 0
     assert run(tmp_path / "in" / "**" / "*.png", tmp_path / "in" / "out", model=models[4]) == 0
     assert len(list((tmp_path / "in").rglob("*.png"))) == 2
+
+
+def test_earlier_outputs_are_no_photos(tmp_path, models, capsys):
+    save(tmp_path / "in" / "a.png", picture())
+    save(tmp_path / "in" / "deep" / "b.png", picture())
+    assert run(tmp_path / "in", tmp_path / "in" / "deep" / "first", model=models[4]) == 0
+    save(tmp_path / "in" / "deep" / "first" / "mine.png", picture())  # a photo that one put beside them
+    capsys.readouterr()
+    photos = ["a.png", "deep/b.png", "deep/first/mine.png"]
+    for source, out in ((tmp_path / "in", "second"), (tmp_path / "in" / "**" / "*.png", "third")):
+        assert run(source, tmp_path / out, model=models[4]) == 0
+        assert outputs(tmp_path / out) == photos
+        assert "2 other files left out (2 earlier outputs)" in capsys.readouterr().out
+    assert [str(p.relative_to(tmp_path / "in")) for p in folders.list_images(tmp_path / "in")] == photos, "to train on"
+    assert "LEFT OUT: 2 pictures" in capsys.readouterr().out
+
+    # an output folder that is named is meant
+    assert run(tmp_path / "in" / "deep" / "first", tmp_path / "again", model=models[4]) == 0
+    assert outputs(tmp_path / "again") == ["a.png", "deep/b.png", "mine.png"]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_failure_is_one_line_whatever_the_name(tmp_path, models, capsys, quiet):
+    (tmp_path / "in").mkdir()
+    for name in (b"in\nner.jpg", b"b\xff.jpg", b"\x1b[31m.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(b"none")
+    options = ["--quiet"] if quiet else []
+    assert main(["sharpen", str(tmp_path / "in"), str(tmp_path / "out"), "--model", models[4], *options]) == 1
+    said = capsys.readouterr()
+    lines = (said.err if quiet else said.out).strip().splitlines()[0 if quiet else 1 :]
+    assert [line.strip().partition(" is no image")[0] for line in lines[:3]] == [
+        f"{tmp_path}/in/{name}" for name in (r"\x1b[31m.jpg", r"b\udcff.jpg", r"in\nner.jpg")
+    ]
 
 
 def test_bad_files_are_reported_and_the_rest_goes_on(tmp_path, models, capsys):

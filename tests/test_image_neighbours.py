@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import tifffile
 from helpers.raw_files import (
+    ASCII,
     GRAY,
     LONG,
     PALETTE,
+    RATIONAL,
     SHORT,
+    UNDEFINED,
     Tag,
     directory,
+    exif_block,
     packed,
     packed_tiff,
     png_chunks,
@@ -26,6 +30,7 @@ from helpers.raw_files import (
     rgb_png,
     saved,
     waves,
+    with_exif,
     with_segments,
 )
 from helpers.sharpening import run
@@ -315,3 +320,22 @@ def test_the_colours_of_an_avif_container(tmp_path, primaries, transfer, keeps):
         return
     writing.save(photo, tmp_path / "a.avif")
     assert bool(Image.open(tmp_path / "a.avif").info.get("icc_profile")) == keeps
+
+
+def test_what_an_avif_loses_of_exif_is_said(tmp_path):
+    def lost(suffix, maker, *inner):
+        exposure = Tag(0x829A, RATIONAL, (1, 250))
+        block = exif_block(Tag(0x10F, ASCII, maker), inner=(exposure, *inner))
+        photo = reading.read(with_exif(saved(waves(), "JPEG"), block))
+        left = writing.save(photo, tmp_path / f"a{suffix}")
+        tags = Image.open(tmp_path / f"a{suffix}").getexif().get_ifd(0x8769)
+        assert tags[0x829A] == 1 / 250
+        return left, [tags.get(tag.number) == tag.values for tag in inner]
+
+    note = Tag(0x927C, UNDEFINED, directory([Tag(1, SHORT, (1, 2, 3)), Tag(6, ASCII, b"EOS 5D\0")], 200, "<"))
+    odd = Tag(0xFD01, UNDEFINED, b"unknown")
+    canon, other = b"Canon\0", b"Other\0"  # libexif rewrites what it takes for Canon's notes
+    assert lost(".avif", other, note) == ([], [True])
+    assert lost(".avif", canon, note) == (["the camera maker's own notes in EXIF"], [False])
+    assert lost(".avif", other, odd) == (["EXIF tags 0xfd01"], [False])
+    assert lost(".webp", canon, note, odd) == ([], [True, True])

@@ -243,10 +243,13 @@ def resolution(directory: Directory) -> tuple[float, float] | None:
     return x[0] * inches, y[0] * inches
 
 
-def has_maker_note(block: bytes) -> bool:
-    """Whether an EXIF block holds the camera maker's own notes."""
-    directory = load_exif(block)
-    return directory is not None and MAKER_NOTE in directory.children.get(EXIF_POINTER, Directory()).entries
+def all_tags(block: bytes) -> dict[int, bytes]:
+    """The values of all tags in an EXIF block by number, without pointers and what is in pixels."""
+    directories = [load_exif(block) or Directory()]
+    for directory in directories:  # grows while it is read
+        directories += directory.children.values()
+    tags = {tag: entry.data for directory in directories for tag, entry in directory.entries.items()}
+    return {tag: data for tag, data in tags.items() if tag not in IN_PIXELS.union(POINTERS)}
 
 
 def extend_first_directory(file: BinaryIO, added: Directory) -> None:

@@ -165,6 +165,9 @@ def _expand(item: str, output: Path, pairs: Pairs) -> list[tuple[Path, Path]]:
     inside, whole = _real(root) + os.sep, _real(output) + os.sep
     if whole.startswith(inside) and whole != inside:  # what earlier runs wrote is no input
         found = [p for p in found if not _real(p).startswith(whole)]
+    found, earlier = folders.without_outputs(found, root)
+    if earlier:
+        pairs.left_out[f"earlier output{'s' if earlier > 1 else ''}"] = earlier
     if is_folder:
         pairs.left_out.update(p.suffix.lower() for p in found if not folders.has_image_suffix(p))
         found = [p for p in found if folders.has_image_suffix(p)]

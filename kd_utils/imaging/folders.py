@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kd_utils.common.errors import ImageError
 from kd_utils.imaging.heif import HEIC_SUFFIXES, can_read_heic
+from kd_utils.imaging.records import Record
 
 # Of the images that are read. TGA, PPM, ICO and JPEG 2000 are read too, but taken out of a folder by name only.
 SUFFIXES = (
@@ -83,9 +84,36 @@ def list_files(folder: str | Path) -> Listing:
     return found
 
 
+def without_outputs(files: list[Path], root: Path) -> tuple[list[Path], int]:
+    """The files without those that `sharpen` wrote into folders below `root`, by its records, and how many these are.
+
+    `root` may be an output folder itself: who names it means its files.
+    """
+    records: dict[Path, Record] = {}  # of every folder on the way
+
+    def is_output(path: Path) -> bool:
+        for folder in path.parents:
+            if folder == root:
+                return False
+            if folder not in records:
+                records[folder] = Record(folder)
+            if records[folder].name(path) in records[folder].entries:
+                return True
+        return False
+
+    kept = [path for path in files if not is_output(path)]
+    return kept, len(files) - len(kept)
+
+
 def list_images(folder: str | Path) -> list[Path]:
-    """Those of `list_files` whose suffix is an image's that is read; folders that cannot be read are named."""
+    """Those of `list_files` whose suffix is an image's that is read, without earlier outputs of `sharpen`.
+
+    Folders that cannot be read are named, and outputs counted.
+    """
     found = list_files(folder)
     for _, why in found.unreadable:
         print(f"LEFT OUT: {why}")
-    return [path for path in found.files if has_image_suffix(path)]
+    images, outputs = without_outputs([path for path in found.files if has_image_suffix(path)], Path(folder))
+    if outputs:
+        print(f"LEFT OUT: {outputs} pictures below {folder} that sharpen wrote: to use them, move them elsewhere")
+    return images

@@ -201,8 +201,6 @@ def _write_avif(photo: Photo, file: BinaryIO) -> list[str]:
     if meta.exif:  # without one, libvips would make an EXIF block up
         image = attach(image, "exif-data", b"Exif\0\0" + meta.exif)
         kept |= pyvips.ForeignKeep.EXIF
-        if exif.has_maker_note(meta.exif):  # libvips writes EXIF anew, without what it does not know
-            lost.append("the camera maker's own notes in EXIF")
     image.heifsave_target(
         _target(file),
         compression="av1",
@@ -212,7 +210,21 @@ def _write_avif(photo: Photo, file: BinaryIO) -> list[str]:
         effort=1,
         keep=kept,
     )
+    if meta.exif:
+        lost += _lost_tags(meta.exif, file)
     return lost
+
+
+def _lost_tags(block: bytes, file: BinaryIO) -> list[str]:
+    """What of EXIF is not in the file: libvips writes it anew, and some makers' notes as it understands them."""
+    file.seek(0)
+    image = pyvips.Image.new_from_source(pyvips.Source.new_from_descriptor(file.fileno()), "")
+    written = header(image, "exif-data") or b""
+    before, after = exif.all_tags(block), exif.all_tags(written.removeprefix(b"Exif\0\0"))
+    note = exif.MAKER_NOTE
+    lost = ["the camera maker's own notes in EXIF"] if before.get(note) != after.get(note) else []
+    numbers = ", ".join(f"0x{tag:04x}" for tag in sorted(before.keys() - after.keys() - {note}))
+    return lost + ([f"EXIF tags {numbers}"] if numbers else [])
 
 
 def _write_webp(photo: Photo, file: BinaryIO) -> list[str]:
