@@ -26,7 +26,7 @@ from torch import Tensor
 from kd_utils.common.tensors import to_tensor
 from kd_utils.export import export
 from kd_utils.imaging import folders, reading
-from kd_utils.models import shipped, student, tiling
+from kd_utils.models import receptive_field, shipped, student
 
 TILE, AROUND = 200, 10
 CONTEXT = 50  # at least what any student sees, and where the tiles begin in steps of 4 pixels (PixelUnshuffle)
@@ -109,7 +109,7 @@ def compare(name: str, net: student.Student, param: Path, photos: list[np.ndarra
         parity = max(parity, (got - same_tiles).abs().max().item())
         seam = max(seam, (got - whole).abs().max().item())
         mean += (got - whole).abs().mean().item() / len(photos)
-    reach = tiling.measure_receptive_field(net).radius
+    reach = receptive_field.measure_receptive_field(net).radius
     return f"| {name} | {reach} | {parity * 255:.2f} | {seam * 255:.1f} | {mean * 255:.4f} |"
 
 

@@ -16,7 +16,7 @@ from kd_utils import sharpen
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
 from kd_utils.evaluation import metrics
 from kd_utils.imaging import colors, folders, reading
-from kd_utils.models import teacher, tiling
+from kd_utils.models import receptive_field, teacher, tiling
 
 
 def seams(models: list[str], pixels: np.ndarray) -> None:
@@ -25,7 +25,7 @@ def seams(models: list[str], pixels: np.ndarray) -> None:
     x = to_tensor(pixels[None])
     for path in models:
         net = teacher.load_network(Path(path)).net
-        radius = tiling.measure_receptive_field(net).radius
+        radius = receptive_field.measure_receptive_field(net).radius
         whole = tiling.run(net, x, tile=4096)
         off = [(tiling.run(net, x, 48, overlap) - whole).abs().max().item() for overlap in (None, 10)]
         print(f"| {Path(path).stem} | {radius} | {off[0]:.1e} | {off[1]:.1e} |", flush=True)

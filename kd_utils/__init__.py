@@ -23,6 +23,7 @@ How it is started:
 
     __main__.py       the command line, ``kd-utils`` or ``python -m kd_utils``
     run_notebooks.py  the notebooks without a browser
+    notebook_forms.py their parameters, and what a command gives them
     colab.py          what is different on Google Colab
     forecast.py       what a notebook will download and take, said before
     lessons.py        what the notebooks show

@@ -22,7 +22,7 @@ from PIL import Image
 from kd_utils.__main__ import main
 from kd_utils.config import PRESETS, REPO_SLUG, ROOT
 from kd_utils.models.shipped import shipped_names
-from kd_utils.run_notebooks import Parameter, form_of
+from kd_utils.notebook_forms import Parameter, form_of
 
 WIDE, TALL = 1100, 860  # pixels: the output of a cell on a common screen, and the height of its window
 

@@ -19,8 +19,10 @@ from kd_utils import __version__, run_notebooks
 from kd_utils.__main__ import STEPS, TOOLS, main
 from kd_utils.common import progress
 from kd_utils.common.echo import Echo, plain
+from kd_utils.common.errors import RunError, UsageError
 from kd_utils.config import ConfigError
-from kd_utils.run_notebooks import RunError, UsageError, parameters_of, select
+from kd_utils.notebook_forms import parameters_of
+from kd_utils.run_notebooks import select
 
 
 def notebook(path, *cells, tag="parameters"):

@@ -27,7 +27,7 @@ from kd_utils.config import ROOT
 from kd_utils.imaging import colors, reading, writing
 from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import Photo
-from kd_utils.models import ncnn_writer, student, tiling
+from kd_utils.models import ncnn_writer, receptive_field, student, tiling
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,13 @@ def test_alpha_has_no_halo(tool):
     alpha = np.clip((20 - np.hypot(x - 32, y - 32)) * 128 + 128, 0, 255).astype(np.uint8)
     rgb = np.where(alpha[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, 2)
     plain = sharpen.Tool(
-        lambda x: bicubic(x, (256, 256)), tiling.ReceptiveField(4, 4, 1, 1000), 4, 4, tool.device, Path(), "bicubic"
+        lambda x: bicubic(x, (256, 256)),
+        receptive_field.ReceptiveField(4, 4, 1, 1000),
+        4,
+        4,
+        tool.device,
+        Path(),
+        "bicubic",
     )
     naive = tiling.to_canvas(plain.net, plain.reach, rgb, tile=100)
     done = sharpen.apply(plain, Photo(rgb, alpha))

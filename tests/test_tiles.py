@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_utils.models import student, tiling
+from kd_utils.models import receptive_field, student, tiling
 
 
 def rrdbnet(feat: int = 8, blocks: int = 1) -> nn.Module:
@@ -54,7 +54,7 @@ def named(request) -> tuple[str, nn.Module]:
 
 
 def untiled(net: nn.Module, x: Tensor) -> Tensor:
-    reach = tiling.measure_receptive_field(net)
+    reach = receptive_field.measure_receptive_field(net)
     h, w = x.shape[2:]
     padded = F.pad(x, (0, -w % reach.multiple, 0, -h % reach.multiple), mode="replicate")
     with torch.inference_mode():
@@ -63,7 +63,7 @@ def untiled(net: nn.Module, x: Tensor) -> Tensor:
 
 def test_tiled_equals_untiled(named):
     _, net = named
-    radius = tiling.measure_receptive_field(net).radius
+    radius = receptive_field.measure_receptive_field(net).radius
     for h, w in ((2 * radius + 37, 2 * radius + 21), (1, 70), (70, 1), (5, 3)):
         x = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(h))
         want = untiled(net, x)
@@ -78,7 +78,7 @@ def test_the_radius_is_exact(named):
         for p in net.parameters():
             p.abs_()
     net.double()
-    reach = tiling.measure_receptive_field(net)
+    reach = receptive_field.measure_receptive_field(net)
     assert reach.radius == RADIUS[name]
     side, m = 2 * reach.radius + 3 * reach.multiple, reach.multiple
     x = torch.rand(1, 3, side, side, dtype=torch.float64)
@@ -101,16 +101,16 @@ def test_less_overlap_leaves_seams():
 
 def test_the_real_compact_model(shared):
     net = student.load(shared / "weights" / "realesr-animevideov3.pth")
-    assert tiling.measure_receptive_field(net).radius == 18
+    assert receptive_field.measure_receptive_field(net).radius == 18
     x = torch.rand(1, 3, 61, 47)
     assert (tiling.run(net, x, 24) - untiled(net, x)).abs().max() <= 1e-5
 
 
 def test_a_layer_of_unknown_reach_is_refused():
     with pytest.raises(ValueError, match="AdaptiveAvgPool2d is in it"):
-        tiling.measure_receptive_field(nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(8)))
+        receptive_field.measure_receptive_field(nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(8)))
     with pytest.raises(ValueError, match="strided Conv2d"):
-        tiling.measure_receptive_field(nn.Conv2d(3, 3, 3, stride=2))
+        receptive_field.measure_receptive_field(nn.Conv2d(3, 3, 3, stride=2))
 
 
 class Tight(nn.Module):
@@ -145,8 +145,10 @@ def test_out_of_memory_halves_the_tile_and_loses_nothing(error):
     net = Tight(45 * 45, error)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 131, 3), np.uint8)
     told = []
-    canvas = tiling.to_canvas(net, tiling.measure_receptive_field(net.net), pixels, tile=200, progress=told.append)
-    whole = tiling.to_canvas(net.net, tiling.measure_receptive_field(net.net), pixels, tile=200)
+    canvas = tiling.to_canvas(
+        net, receptive_field.measure_receptive_field(net.net), pixels, tile=200, progress=told.append
+    )
+    whole = tiling.to_canvas(net.net, receptive_field.measure_receptive_field(net.net), pixels, tile=200)
     assert np.abs(canvas.astype(int) - whole).max() <= 1 and (canvas != whole).mean() < 1e-3
     assert sum(told) == canvas.shape[0] * canvas.shape[1]  # each pixel written once
     assert sum(n > net.most for n in net.calls) == 3  # 200, then 66, then 33: three failures in all, not one a tile
@@ -156,7 +158,7 @@ def test_out_of_memory_halves_the_tile_and_loses_nothing(error):
 def test_out_of_memory_without_end_is_one_clear_error():
     net = Tight(10, SAID[0])
     with pytest.raises(MemoryError, match="smaller overlap"):
-        tiling.to_canvas(net, tiling.measure_receptive_field(net.net), np.zeros((50, 50, 3), np.uint8))
+        tiling.to_canvas(net, receptive_field.measure_receptive_field(net.net), np.zeros((50, 50, 3), np.uint8))
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -164,7 +166,7 @@ def test_other_errors_are_not_taken_for_memory():
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        tiling.to_canvas(broken, tiling.ReceptiveField(1, 4, 1, 1), np.zeros((9, 9, 3), np.uint8))
+        tiling.to_canvas(broken, receptive_field.ReceptiveField(1, 4, 1, 1), np.zeros((9, 9, 3), np.uint8))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limit on address space")
@@ -172,9 +174,9 @@ def test_real_memory_runs_out():
     """A process that may take 80 MB more than it has: a tile of 400 x 400 pixels needs more."""
     code = """
 import resource, sys, torch, numpy as np
-from kd_utils.models import student, tiling as tiles
+from kd_utils.models import receptive_field, student, tiling as tiles
 torch.manual_seed(0); torch.set_num_threads(1)
-net = student.build("s").eval(); reach = tiles.measure_receptive_field(net)
+net = student.build("s").eval(); reach = receptive_field.measure_receptive_field(net)
 pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
 small = tiles.to_canvas(net, reach, pixels, tile=130)
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -194,7 +196,7 @@ print(len(told), sum(told), int(np.abs(canvas.astype(int) - small).max()))
 def test_canvas_depth_and_gray():
     torch.manual_seed(0)
     net = student.build("s").eval()
-    reach = tiling.measure_receptive_field(net)
+    reach = receptive_field.measure_receptive_field(net)
     deep = np.random.default_rng(0).integers(0, 65536, (40, 30, 3), np.uint16)
     canvas = tiling.to_canvas(net, reach, deep, tile=16)
     want = untiled(net, torch.from_numpy(deep.astype(np.float32) / 65535).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
@@ -207,9 +209,9 @@ def test_canvas_depth_and_gray():
 def test_tiles_come_from_the_memory_there_is(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(tiling, "_free_memory", lambda: 64 << 30)
-    light, heavy = tiling.ReceptiveField(10, 4, 1, 500), tiling.ReceptiveField(10, 4, 1, 20_000)
+    light, heavy = receptive_field.ReceptiveField(10, 4, 1, 500), receptive_field.ReceptiveField(10, 4, 1, 20_000)
     assert tiling.choose_tile(light, 10, cpu) > tiling.choose_tile(heavy, 10, cpu) >= 64
-    far = tiling.ReceptiveField(348, 4, 4, 14_000)
+    far = receptive_field.ReceptiveField(348, 4, 4, 14_000)
     assert tiling.choose_tile(far, 348, cpu) == 348  # or it would be all overlap
 
     monkeypatch.setattr(tiling, "_free_memory", lambda: 20 << 30)
@@ -228,4 +230,4 @@ def test_an_output_that_is_not_finite_is_refused():
 
     pixels = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="output is not finite on cpu: its file is damaged"):
-        tiling.to_canvas(broken, tiling.measure_receptive_field(student.build("8x1")), pixels)
+        tiling.to_canvas(broken, receptive_field.measure_receptive_field(student.build("8x1")), pixels)

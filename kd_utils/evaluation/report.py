@@ -7,33 +7,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from kd_utils.common import sources
-from kd_utils.common.names import display_name
-from kd_utils.evaluation import figures, tables, viewer
-from kd_utils.evaluation.scores import SHIPPED, START, Evaluation, Timing, known
+from kd_utils.evaluation import figures, protocol, tables, viewer
+from kd_utils.evaluation.protocol import engine_in_words
+from kd_utils.evaluation.scores import SHIPPED, START, Evaluation, known
 from kd_utils.evaluation.tables import plain_label, row_label
 
 DRIFT_SEEN = 3.0  # levels of 255: a mean colour that is off by more can be seen side by side
 HARDLY_LEARNED = 0.2  # dB: a student that is nearer to its teacher by less has not learned from it yet
 AS_CRISP = 0.05  # a sharpness that is off from 1 by less is called as crisp as the teacher
-NAMED = 12  # photos that are named one by one
-
-DEGRADATIONS = {
-    "bicubic": "bicubic downscaling only",
-    "light": "light: isotropic blur, downscaling, mild noise, JPEG",
-    "two_order": "two-order, as Real-ESRGAN's: blur, resize, noise and JPEG, twice, with sinc filters",
-    "mixed": "mixed: half light (blur, downscaling, mild noise, JPEG), half two-order as Real-ESRGAN's",
-}
-LOSS_TERMS = {
-    "teacher": "L1 to the teacher",
-    "gt": "L1 to the original",
-    "fft": "spectrum",
-    "gradient": "differences of neighbouring pixels",
-    "screen": "no 4x4 grid",
-    "adversarial": "adversarial",
-    "perceptual": "VGG19 to the teacher",
-    "perceptual_gt": "VGG19 to the original",
-}
 
 
 @dataclass
@@ -211,7 +192,7 @@ def _speed(e: Evaluation) -> str:
     student, teacher = known(e.costs["student"].ms_per_megapixel), known(e.costs["teacher"].ms_per_megapixel)
     return (
         f"A megapixel of output takes the student {student:,.0f} ms and the teacher {teacher:,.0f} ms, "
-        f"{teacher / student:.1f} times as long ({_engine(e.protocol.timing)})."
+        f"{teacher / student:.1f} times as long ({engine_in_words(e.protocol.timing)})."
     )
 
 
@@ -222,11 +203,6 @@ def _colors(e: Evaluation) -> str:
         f"The mean colour of 32×32 blocks is off the original's by {worst['student']:.2f} of 255 levels in the worst "
         f"channel (teacher {worst['teacher']:.2f}, {plain_label(e.protocol.scale)} {worst['bicubic']:.2f}): {verdict}."
     )
-
-
-def _engine(timing: Timing) -> str:
-    plural = "" if timing.threads == 1 else "s"
-    return f"{timing.engine}, {timing.threads} thread{plural}"
 
 
 def limitations(e: Evaluation) -> list[str]:
@@ -241,73 +217,6 @@ def limitations(e: Evaluation) -> list[str]:
     if e.protocol.timing.engine.endswith("cpu"):
         out.append("Timed on a CPU that may have had other work; the rows took turns, so their ratio holds better.")
     return out
-
-
-# ---- how it was measured
-
-
-def protocol(e: Evaluation) -> list[tuple[str, str]]:
-    """How the scores were taken and what made them: names and texts."""
-    p, teacher = e.protocol, e.teacher
-    remark = ""
-    if teacher.stand_in:
-        remark = ", a stand-in: see above"
-    elif sources.is_official(teacher.name, teacher.sha256) is False:
-        remark = ", the weights of the package index, rounded to half precision"
-    train, valid = p.photos_trained_on.get("train", 0), p.photos_trained_on.get("valid", 0)
-    rows = [
-        ("Teacher", f"{teacher.name} (sha256 {teacher.sha256[:12]}…){remark}"),
-        ("Test photos", f"{len(p.photos)}: {_some(p.photos)}"),
-        ("Never seen in training", "the test photos"),
-        ("Trained on", f"{train} photos, and {valid} for validation; no photo is in two parts"),
-        ("Degradation", DEGRADATIONS.get(p.degradation, p.degradation)),
-        ("Scale", f"×{p.scale}" + (" (sharpening at the photo's own size)" if p.scale == 1 else "")),
-        ("Border", f"{p.border} pixels left out on each side of every score"),
-        ("Channel", "Y: BT.601 luma of the 8-bit RGB, unrounded. RGB: PSNR over all three, SSIM their mean"),
-        ("SSIM", "Gaussian 11×11, σ 1.5, population covariance, data range 255, whole windows only"),
-        ("Sharpness", "mean gradient magnitude of Y over the teacher's; noise and halos raise it as well"),
-        ("Mean", "of the photos' scores, each photo counting the same"),
-        ("GMAC", "10⁹ multiply-adds of the convolutions for a 1024×1024 output"),
-    ]
-    if p.vgg:
-        rows.append(("VGG19", f"feature distance, lower is nearer: {p.vgg}"))
-
-    timing = p.timing
-    how = f"input {timing.input_side}×{timing.input_side}, rows in turn, median of {timing.turns}"
-    rows.append(("Timing", f"{_engine(timing)}; {how}; MP: megapixels of output"))
-    if training := _training(e):
-        rows.append(("Training", training))
-    if e.made_by:
-        versions = ", ".join(f"{name} {version}" for name, version in e.made_by.versions.items())
-        rows += [("Command", e.made_by.command), ("Seed", str(e.made_by.seed)), ("Versions", versions)]
-    return rows
-
-
-def _training(e: Evaluation) -> str:
-    """The student's training in one line; empty where its file does not tell."""
-    made = e.trained["student"].settings if "student" in e.trained else {}
-    if not made:
-        return ""
-
-    terms = []
-    for key, name in LOSS_TERMS.items():
-        if weight := made.get(f"loss.{key}"):
-            terms.append(f"{weight:g} × {name}")
-    loss = " + ".join(terms)
-    if made.get("loss.perceptual") or made.get("loss.perceptual_gt"):
-        loss += f" ({str(made['loss.vgg']).rsplit('/', 1)[-1]} weights)"
-
-    size, steps, batch = (made.get(key) for key in ("student.size", "train.steps", "train.batch"))
-    parts = [part[1] for part in made.get("train.chain", [])]
-    raised = f" (train.steps was raised at {', '.join(f'{step:,}' for step in parts)})" if parts else ""
-    return f"student {size}, {steps:,} steps{raised} of {batch} crops; loss: {loss}"
-
-
-def _some(names: list[str]) -> str:
-    named = ", ".join(display_name(name) for name in names[:NAMED])
-    if len(names) > NAMED:
-        return f"{named} and {len(names) - NAMED} more"
-    return named
 
 
 # ---- the page
@@ -328,7 +237,7 @@ def page(e: Evaluation, photos: Sequence[PhotoSection], curves: Sequence[str]) -
         findings=findings(e),
         photos=photos,
         curves=curves,
-        protocol=protocol(e),
+        protocol=protocol.protocol(e),
         limitations=limitations(e),
         source=viewer.source,
         brightest=figures.BRIGHTEST,

@@ -17,7 +17,7 @@ from kd_utils.common.devices import Runtime
 from kd_utils.common.errors import SharpenError, StudentError
 from kd_utils.common.packages import installed_version
 from kd_utils.common.tensors import bicubic
-from kd_utils.models import cpu_engines, shipped, student, tiling
+from kd_utils.models import cpu_engines, receptive_field, shipped, student
 from kd_utils.models.cpu_engines import Run
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
@@ -30,7 +30,7 @@ class Tool:
     """A network ready to sharpen."""
 
     net: Run  # (1, 3, h, w) in [0, 1] -> (1, 3, h*native, w*native), on `device`
-    reach: tiling.ReceptiveField  # of the whole step, which ends at `scale`
+    reach: receptive_field.ReceptiveField  # of the whole step, which ends at `scale`
     scale: int
     native: int  # the network's own scale
     device: torch.device
@@ -74,8 +74,8 @@ def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: s
             raise SharpenError(f"{path} holds NaN or infinity ({name}): it is damaged, or its training went wrong")
 
     try:
-        reach = tiling.measure_receptive_field(net)
-    except tiling.UnknownReceptiveField as e:
+        reach = receptive_field.measure_receptive_field(net)
+    except receptive_field.UnknownReceptiveField as e:
         raise SharpenError(f"{path} cannot be tiled ({e}): choose a student, a Compact or an RRDBNet model") from e
     if native > scale:  # the resize down reads up to 2 input pixels beyond
         radius = math.ceil((reach.radius + 2) / reach.multiple) * reach.multiple

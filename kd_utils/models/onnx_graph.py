@@ -17,7 +17,7 @@ from torch import nn
 
 from kd_utils.common import files
 from kd_utils.models import student
-from kd_utils.models.tiling import measure_receptive_field
+from kd_utils.models.receptive_field import measure_receptive_field
 
 OPSET, IR = 17, 8  # old enough for every current reader
 

@@ -16,7 +16,7 @@ from typing import Any
 from helpers import chromium, pipeline
 from helpers.notebooks import filled_in
 from helpers.screenshots import keep, screenshot
-from kd_utils.run_notebooks import form_of
+from kd_utils.notebook_forms import form_of
 
 TOKEN = "test"
 CONTROLS = int(version("ipywidgets").split(".")[0]) >= 8  # those of 7, which Colab has, are not shown in JupyterLab 4
