@@ -30,7 +30,7 @@ from kd_utils.workdir import Workdir
 # The steps of the pipeline: their help, their module and an example's arguments. A step is the function of its name.
 STEPS = {
     "prepare": ("step 1: photos into crops", "kd_utils.prepare", "--set data.photos=~/photos"),
-    "label": ("step 2: what the teacher makes of them", "kd_utils.label", "--teacher general_x4v3"),
+    "label": ("step 2: what the teacher makes of the crops", "kd_utils.label", "--teacher general_x4v3"),
     "train": ("step 3: the student, and the baseline without a teacher", "kd_utils.train", "--set train.steps=2000"),
     "evaluate": ("step 4: scores and the report", "kd_utils.evaluate", "--workdir workdir"),
 }
@@ -54,7 +54,7 @@ TOOLS = {
         ["photo.jpg", "photo.jpg --model bicubic m workdir/student_model.pth teacher --out look.html"],
     ),
     "export": (
-        "a student for other programs: ncnn, ONNX, safetensors, PyTorch",
+        "a student for other programs: ncnn, ONNX, OpenVINO, safetensors, PyTorch",
         ["m out/ --to ncnn,onnx", "workdir/student_model.pth mine-x4.onnx"],
     ),
     "demo": (

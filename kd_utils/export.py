@@ -213,14 +213,15 @@ def _scale_in_name(name: str) -> int | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("student", metavar="STUDENT", help="s, m or l of the students that ship, or a student .pth")
+    text = "a student that ships (s, m, l, photo-m, anime-s, anime-m), or a student .pth"
+    add("student", metavar="STUDENT", help=text)
     add("output", metavar="OUT", help="a folder, or the file to write")
     formats = "|".join(FORMATS)
     help_to = "the format; several: --to onnx,ncnn (default: the one that OUT ends in)"
     add("--to", metavar=formats, type=lambda text: re.split(r"[,|]", text), action="extend", default=[], help=help_to)
     add("--scale", type=int, choices=(4, 2, 1), help="of the student (default: the file's own; of those that ship, 4)")
     add("--fp16", action="store_true", help="ONNX with half precision inside; input and output stay float32")
-    text = "OpenVINO in 8-bit integers, by nncf; refused where it loses .3 dB or more to the teacher"
+    text = "OpenVINO in 8-bit integers, by nncf; refused where it loses more than .3 dB to the teacher"
     add("--int8", action="store_true", help=text)
     add("--photos", default="samples", help="a folder or zip of photos that calibrate --int8 (default: bundled)")
     add("--teacher", default="anime_6B", help="who judges --int8 (default: anime_6B)")

@@ -204,7 +204,10 @@ def _table(looks: list[Look], device: str) -> Markup:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("photo", metavar="PHOTO", help="an image file")
-    text = "bicubic, teacher, a teacher's name, s, m or l of the students that ship, or a .pth; two at least"
+    text = (
+        "bicubic, teacher (the default one), a teacher's name, a student that ships (s, m, l, photo-m, anime-s, "
+        "anime-m), or a file as sharpen takes it; two at least"
+    )
     add("--model", nargs="+", default=list(MODELS), metavar="MODEL", help=f"{text} (default: {' '.join(MODELS)})")
     add("--out", metavar="FILE", help="the page to write (default: PHOTO-look.html in the current folder)")
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")

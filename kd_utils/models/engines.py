@@ -57,7 +57,7 @@ class Tool:
 
 
 def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
-    """A student (or any x4 Real-ESRGAN checkpoint) by path, or "s", "m" or "l": of that size, of those that ship.
+    """A student (or any x4 Real-ESRGAN checkpoint) by path, or one that ships by name, such as "s" or "anime-m".
 
     A model of a larger scale than wanted is resized down. `engine` is "torch", "onnx" or "openvino" (on the CPU, in
     fp32), or "auto": the fastest here whose pictures are as good. Raises CheckpointError, ConfigError or SharpenError.
