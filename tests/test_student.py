@@ -196,8 +196,8 @@ def test_models_that_ship_go_by_family_and_size():
     assert find_student("anime-m").name == "student_x4_anime_m.pth"
     made = student.load(find_student("anime-m")).meta
     assert made["teacher"] == "anime_6B" and made["teacher_sha256"] == sources.ROUNDED["anime_6B"][1].sha256
-    with pytest.raises(ConfigError, match="no student_x4_anime_l.pth among the students that ship"):
-        find_student("anime-l")
+    with pytest.raises(ConfigError, match="model l: none ships for scale 1: choose one of s, or a file"):
+        find_student("l", scale=1)
 
 
 def test_a_flipped_bit_in_a_name_is_found_too(tmp_path):

@@ -89,7 +89,7 @@ def _from_file(cfg: Config, crops: Crops, device: torch.device) -> Student:
     raise TrainError(
         f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
         f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file, or set "
-        f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}"
+        f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}; train.init= begins with random weights"
     )
 
 
