@@ -213,7 +213,7 @@ def _scale_in_name(name: str) -> int | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = "a student that ships (s, m, l, photo-m, anime-s, anime-m), or a student .pth"
+    text = f"a student that ships ({', '.join(shipped.shipped_names())}), or a student .pth"
     add("student", metavar="STUDENT", help=text)
     add("output", metavar="OUT", help="a folder, or the file to write")
     formats = "|".join(FORMATS)

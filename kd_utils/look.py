@@ -205,8 +205,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("photo", metavar="PHOTO", help="an image file")
     text = (
-        "bicubic, teacher (the default one), a teacher's name, a student that ships (s, m, l, photo-m, anime-s, "
-        "anime-m), or a file as sharpen takes it; two at least"
+        "bicubic, teacher (the default one), a teacher's name, a student that ships "
+        f"({', '.join(shipped_names())}), or a file as sharpen takes it; two at least"
     )
     add("--model", nargs="+", default=list(MODELS), metavar="MODEL", help=f"{text} (default: {' '.join(MODELS)})")
     add("--out", metavar="FILE", help="the page to write (default: PHOTO-look.html in the current folder)")

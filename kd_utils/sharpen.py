@@ -27,6 +27,7 @@ from kd_utils.imaging.file_pairs import Pairs, check_writable, pair_files, path_
 from kd_utils.imaging.records import Record
 from kd_utils.models.engines import ENGINES, EVEN, Tool, load
 from kd_utils.models.pipeline import STANDARD, Options, Outcome, Pipeline, apply
+from kd_utils.models.shipped import shipped_names
 
 __all__ = ["EVEN", "Options", "Outcome", "Summary", "Tool", "apply", "load", "sharpen"]
 
@@ -169,9 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, or a file (or -) for one input; right behind the inputs, options before or after",
     )
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
-    text = (
-        "s, m, l, photo-m, anime-s, anime-m: students that ship (default: m; at scale 1, s); or a .pth, .safetensors "
-    )
+    text = f"{', '.join(shipped_names())}: students that ship (default: m; at scale 1, s); or a .pth, .safetensors "
     add("--model", default="", help=text + "or .param of a student or another x4 Real-ESRGAN network")
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

@@ -25,7 +25,9 @@ def find_student(model: str | Path = "", scale: int = 4) -> Path:
     if NAME.fullmatch(name):
         known = shipped_names(scale)
         if known and name not in known:
-            raise ConfigError(f"model {name}: none ships for scale {scale}: choose one of {', '.join(known)}, or a file")
+            raise ConfigError(
+                f"model {name}: none ships for scale {scale}: choose one of {', '.join(known)}, or a file"
+            )
         return shipped(f"student_x{1 if scale == 1 else 4}_{name.replace('-', '_')}.pth")
     path = Path(name).expanduser()
     if path.suffix.lower() == ".onnx":
