@@ -181,7 +181,7 @@ def test_another_configuration_is_refused_and_nothing_is_lost(tmp_path):
 
 @pytest.mark.parametrize("scale", [2, 1])
 def test_other_scales(tmp_path, scale):
-    cfg = config(tmp_path, more=f"scale={scale}")
+    cfg = config(tmp_path, more=f"scale={scale} train.init=")
     prepare.prepare(cfg)
     pair = crops.load_photo_pairs(cfg)[0]
     assert pair.lr.shape == (96 // scale, 96 // scale, 3)
