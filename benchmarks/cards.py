@@ -161,7 +161,7 @@ def as_markdown(card: Card, samples: list[tuple[Path, Path]]) -> str:
         f"# {card.file.name}",
         card.summary,
         f"| | |\n|---|---|\n{table}",
-        f"Scores on photos and degradations: [docs/RESULTS.md](../../docs/RESULTS.md). Made by\n\n{made}",
+        f"Scores: [README](../../README.md#results), [docs/RESULTS.md](../../docs/RESULTS.md). Made by\n\n{made}",
         card.words.text.strip(),
         f"{pictures}\n\nParts of scikit-image's {' and '.join(SAMPLES)} through it{blurred}, {_enlargement(card)}.",
     ]
