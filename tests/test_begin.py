@@ -114,8 +114,10 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
     name, sha256 = "anime_6B", "0"
     assert resolved("student.size=m") == "student_x4_anime_m.pth" and not capsys.readouterr().out
     assert resolved("student.size=32x14") == "student_x4_anime_m.pth"
+    assert resolved("student.size=l") == "student_x4_anime_l.pth"
+    name = "animevideov3"
     assert resolved("student.size=l") == "student_x4_l.pth"
-    assert "No student of this size that anime_6B taught ships" in capsys.readouterr().out
+    assert "No student of this size that animevideov3 taught ships" in capsys.readouterr().out
     name = "general_x4v3"
     assert resolved("student.size=m") == "student_x4_m.pth"
     name, sha256 = "mine", student.load(shipped("student_x4_anime_m.pth")).meta["teacher_sha256"]
