@@ -54,7 +54,11 @@ def _workdir(folder, scale=4, prefix=""):
         Image.fromarray(getattr(samples, name)()[y : y + 112, 100:260]).save(photos / f"{prefix}{i}_{name}.png")
     teach = student.save(_net(8, 2, 4, seed=1), folder / "tiny_teacher.pth")
     cfg = config.make(
-        "quick", f"{TINY} data.photos={photos} teacher={teach}", workdir=str(folder / "work"), scale=scale, device="cpu"
+        "quick",
+        f"{TINY} data.photos={photos} teacher={teach} train.init=",
+        workdir=str(folder / "work"),
+        scale=scale,
+        device="cpu",
     )
     prepare.prepare(cfg)
     meta = {
