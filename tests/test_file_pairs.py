@@ -64,7 +64,7 @@ def test_earlier_outputs_are_no_photos(tmp_path, models, capsys):
         assert outputs(tmp_path / out) == photos
         assert "2 other files left out (2 earlier outputs)" in capsys.readouterr().out
     assert [str(p.relative_to(tmp_path / "in")) for p in folders.list_images(tmp_path / "in")] == photos, "to train on"
-    assert "LEFT OUT: 2 pictures" in capsys.readouterr().out
+    assert "that sharpen wrote (2)" in capsys.readouterr().out
 
     # an output folder that is named is meant
     assert run(tmp_path / "in" / "deep" / "first", tmp_path / "again", model=models[4]) == 0

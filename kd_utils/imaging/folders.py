@@ -115,5 +115,5 @@ def list_images(folder: str | Path) -> list[Path]:
         print(f"LEFT OUT: {why}")
     images, outputs = without_outputs([path for path in found.files if has_image_suffix(path)], Path(folder))
     if outputs:
-        print(f"LEFT OUT: {outputs} pictures below {folder} that sharpen wrote: to use them, move them elsewhere")
+        print(f"LEFT OUT: pictures below {folder} that sharpen wrote ({outputs}): to use them, move them elsewhere")
     return images

@@ -1,8 +1,8 @@
 """A student in 8-bit integers for OpenVINO, by OpenVINO's own quantiser (nncf), and what that costs in dB.
 
 The quantiser runs the student on pictures to find the range of each activation. The first and the last two convolutions
-stay in fp32: without that size m lost 2.1 dB instead of .2 (docs/LOG.md), for a tenth of the time. How good the result
-is is measured on other pictures, as the loss of PSNR to the teacher.
+stay in fp32: that takes a tenth more time, and without it size m lost 2.1 dB instead of .2 (docs/LOG.md). The loss of
+PSNR to the teacher is measured on other pictures.
 """
 
 from __future__ import annotations
