@@ -264,11 +264,6 @@ def _check_scale(cfg: Config) -> None:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
     if cfg.train.init == "teacher" and cfg.scale != 4:
         raise ConfigError(f"train.init=teacher is for scale=4 only, not for scale={cfg.scale}: leave train.init out")
-    if cfg.train.init in STAND_INS and cfg.scale != 4:  # as in `quick`
-        raise ConfigError(
-            f"train.init={cfg.train.init} is of scale 4, and cannot begin one of scale={cfg.scale}: set train.init= "
-            "(random weights), or at scale 1 train.init=shipped"
-        )
 
 
 def _check_label_engine(label: LabelConfig) -> None:

@@ -127,6 +127,17 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
         resolved("student.size=8x2")
 
 
+@pytest.mark.parametrize(("more", "shape"), [("scale=2", (24, 8, 2)), ("scale=1 student.size=m", (32, 14, 1))])
+def test_a_student_of_scale_4_begins_one_of_a_smaller_scale(more, shape):
+    cfg = make("quick", f"train.init={shipped('student_x4_s.pth')} {more}")
+    net = initialization.initial_student(cfg, None, None, torch.device("cpu"))  # neither teacher nor crops are asked
+    assert (net.feat, net.convs, net.scale) == shape
+
+    x = torch.rand(1, 3, 16, 16)
+    plain = torch.nn.functional.interpolate(x, scale_factor=net.scale)
+    assert (net.eval()(x) - plain).abs().mean() > 0.01, "it does not begin as plain enlargement"
+
+
 def test_a_training_from_a_shipped_student_says_which(labelled, tmp_path):
     more = "train.init=shipped train.steps=2 train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
     out = train.train(config(labelled, tmp_path, more))

@@ -3,7 +3,7 @@ import torch
 
 from kd_utils.common.tensors import bicubic
 from kd_utils.config import shipped
-from kd_utils.models import pruning, student
+from kd_utils.models import growing, pruning, student
 from kd_utils.models.student import StudentError
 
 
@@ -36,7 +36,7 @@ def test_nothing_cut_is_the_same_network(crops):
 def test_what_grew_is_cut_back(crops):
     """Channels that lead nowhere and layers that do nothing are the ones to go, and nothing is lost."""
     small = distinct(8, 3)
-    big = student.grow(small, 16, 7)
+    big = growing.grow(small, 16, 7)
     assert error(big, small) < 1e-5
     cut = pruning.prune(big, 8, 3, crops)
     assert (cut.feat, cut.convs) == (8, 3)

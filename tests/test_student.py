@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from kd_utils import config
 from kd_utils.common import sources
 from kd_utils.common.errors import CheckpointError, ConfigError
-from kd_utils.models import student
+from kd_utils.models import growing, student
 from kd_utils.models.shipped import find_student
 from kd_utils.models.student import StudentError
 
@@ -92,14 +92,14 @@ def test_half_precision_files_and_bare_state_dicts_open(tmp_path):
 def test_widen_is_the_inverse_of_fuse():
     plain = student.fuse(random_student("s", 4, expand=0))
     x = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(student.widen(plain, 4)(x), plain(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(growing.widen(plain, 4)(x), plain(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("scale", "size"), [(4, (48, 13)), (4, (24, 9)), (4, (30, 8)), (1, (32, 14))])
 def test_a_grown_student_computes_the_same_and_all_of_it_learns(scale, size):
     small = student.fuse(random_student("s", scale)).double()
     torch.manual_seed(2)
-    big = student.grow(small.float(), *size).double()
+    big = growing.grow(small.float(), *size).double()
     assert (big.feat, big.convs) == size
     x = torch.rand(1, 3, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(big(x), small.double()(x), atol=1e-6, rtol=1e-6)
@@ -110,7 +110,21 @@ def test_a_grown_student_computes_the_same_and_all_of_it_learns(scale, size):
         opt.step()
     assert all((p.grad.flatten(1) if p.dim() > 1 else p.grad).abs().sum() > 0 for p in big.parameters())
     with pytest.raises(StudentError, match="neither number may be smaller"):
-        student.grow(small, 16, 8)
+        growing.grow(small, 16, 8)
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_a_student_of_a_smaller_scale_begins_with_what_one_of_4_draws(scale):
+    four = student.fuse(random_student("s", 4, expand=0))
+    other = growing.rescale(four, scale)
+    assert (other.scale, other.feat, other.convs) == (scale, 24, 8)
+
+    x = torch.rand(1, 3, 16, 16)
+    small = F.avg_pool2d(x, 4 // scale)
+    drawn = four(small) - F.interpolate(small, scale_factor=4)  # what the body adds
+    torch.testing.assert_close(other(x), drawn + F.interpolate(x, scale_factor=scale), atol=1e-5, rtol=1e-5)
+    with pytest.raises(StudentError, match=f"of scale {scale} cannot become one of scale 2: begin with one of 4"):
+        growing.rescale(other, 2)
 
 
 def test_sizes_keep_their_promised_cost():

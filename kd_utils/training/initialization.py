@@ -13,7 +13,7 @@ from kd_utils.common.errors import StudentError, TrainError
 from kd_utils.common.tensors import to_tensor
 from kd_utils.config import STAND_INS, Config, shipped
 from kd_utils.data.crops import BatchPlan, CropIndex, Crops
-from kd_utils.models import pruning, student
+from kd_utils.models import growing, pruning, student
 from kd_utils.models import shipped as shipped_students
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef, load_teacher
@@ -72,18 +72,20 @@ def initial_student(cfg: Config, ref: TeacherRef, crops: Crops, device: torch.de
         net = _cut(load_teacher(ref).compact(), cfg, crops, device)
     else:
         net = _from_file(cfg, crops, device)
-    return student.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
+    return growing.widen(net, cfg.student.expand) if cfg.student.expand else net.train()
 
 
 def _from_file(cfg: Config, crops: Crops, device: torch.device) -> Student:
-    """The student of `train.init`: as it is, grown to a larger `student.size`, or cut down to a smaller one."""
+    """The student of `train.init`: as it is, of a smaller scale, grown to a larger `student.size`, or cut down."""
     net = student.load(Path(cfg.train.init).expanduser())
+    if net.scale == 4 and cfg.scale != 4:
+        net = growing.rescale(net, cfg.scale)
     have, want = (net.feat, net.convs), student.shape(cfg.student.size)
     if net.scale == cfg.scale:
         if have == want:
             return net
         if have[0] <= want[0] and have[1] <= want[1]:
-            return student.grow(net, *want)
+            return growing.grow(net, *want)
         if net.scale == 4 and have[0] >= want[0] and have[1] >= want[1]:
             return _cut(net, cfg, crops, device)
     raise TrainError(
