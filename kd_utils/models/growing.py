@@ -68,7 +68,8 @@ def rescale(plain: Student, scale: int) -> Student:
     """A student of scale 2 or 1 that begins as plain `plain`, of scale 4, does on its input made smaller.
 
     All but the first convolution are the same. That one sees each square of 4/scale pixels at once, and begins with
-    their mean. The input, which is added at the end, is the larger one. Raises StudentError for `plain` of another scale.
+    their mean. The input, which is added at the end, is the larger one. Raises StudentError where `plain` is of another
+    scale.
     """
     if plain.scale != 4:
         raise StudentError(f"a student of scale {plain.scale} cannot become one of scale {scale}: begin with one of 4")
