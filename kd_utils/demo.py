@@ -81,7 +81,7 @@ def label(name: str) -> str:
 def find_students(more: list[str]) -> Shelf:
     """The students that ship, and those of `more`, by path or name. Raises ConfigError, CheckpointError."""
     paths = {}
-    for scale in (4, 1):
+    for scale in (4, 2, 1):
         for name in sorted(shipped_names(scale), key=lambda name: name != DEFAULT_SIZE[scale]):
             path = find_student(name, scale)
             paths[path.stem] = path

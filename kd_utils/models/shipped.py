@@ -19,7 +19,7 @@ def find_student(model: str | Path = "", scale: int = 4) -> Path:
     """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
 
     A name is a size, such as "m", or a family and a size, such as "anime-m": the family says which teacher taught it.
-    None ships for scale 2: those of 4 serve, resized down. Raises ConfigError.
+    Where none of the name ships for scale 2, that of 4 serves, resized down. Raises ConfigError.
     """
     name = str(model) or DEFAULT_SIZE[scale]
     if NAME.fullmatch(name):
@@ -28,7 +28,7 @@ def find_student(model: str | Path = "", scale: int = 4) -> Path:
             raise ConfigError(
                 f"model {name}: none ships for scale {scale}: choose one of {', '.join(known)}, or a file"
             )
-        return shipped(f"student_x{1 if scale == 1 else 4}_{name.replace('-', '_')}.pth")
+        return shipped(_file_name(name, scale))
     path = Path(name).expanduser()
     if path.suffix.lower() == ".onnx":
         raise ConfigError(f"model {name}: give the .pth that it was made of (--engine onnx runs that by onnxruntime)")
@@ -37,6 +37,11 @@ def find_student(model: str | Path = "", scale: int = 4) -> Path:
         hint = did_you_mean(name, known) or ": check the path"
         raise ConfigError(f"model {name} is neither a file nor one of {', '.join(known)}{hint}")
     return path
+
+
+def _file_name(name: str, scale: int) -> str:
+    own = f"student_x{scale}_{name.replace('-', '_')}.pth"
+    return own if scale != 2 or (ASSETS / "weights" / own).is_file() else own.replace("x2", "x4", 1)
 
 
 def shipped_names(scale: int = 4) -> list[str]:
