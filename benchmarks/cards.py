@@ -1,6 +1,6 @@
 """The card of a student that ships, for people (NAME.md) and for a model library (NAME.card.json).
 
-    python -m benchmarks.cards assets/weights/student_x4_m.pth ...     (default: all students that ship)
+    python -m benchmarks.cards assets/weights/student_x4_photo_m.pth ...     (default: all students that ship)
 
 Both are made of the same facts: the weights, NAME.json beside them, which `benchmarks.ship` writes, and the words of
 the recipe's table `[card]`. The JSON is an entry of OpenModelDB: put it there as data/models/ID.json. `benchmarks.ship`

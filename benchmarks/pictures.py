@@ -1,10 +1,12 @@
 """The pictures at the top of the README: before and after, by the student that ships, on photos inside scikit-image.
 
-    python -m benchmarks.pictures [--model m] [--out assets]
+    python -m benchmarks.pictures [--model photo-m] [--out assets] [--models]
 
 Writes hero.jpg, three photos with the input on the left and the student's output on the right of each, and wipe.webp,
 a line that moves over one of them. The inputs are made by the degradation `light`, a quarter as wide and high, which is
 shown enlarged by bicubic interpolation, as a browser shows it.
+
+--models also writes models.jpg: parts of two photos by every student that ships and by the teachers, which are fetched.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from kd_utils import sharpen
 from kd_utils.common import files
 from kd_utils.config import ROOT
 from kd_utils.data.degradations import degrade
+from kd_utils.evaluation import figures
 from kd_utils.imaging.reading import Photo
+from kd_utils.models import shipped, teacher
 from kd_utils.models.pipeline import Tool
 
 # photo, and the part of it that is shown: left, top (of pixels that are a multiple of 8)
@@ -33,13 +37,20 @@ MOVING = 1  # which scene moves
 GAP = 8
 LIMIT = 1_000_000  # bytes of each file
 SEED = 3
+# of models.jpg: which scenes, each by which degradation, and the teacher of each family
+COMPARED = ((1, "light"), (2, "light"), (2, "two_order"))
+TEACHERS = {"photo": "x4plus", "anime": "anime_6B"}
+
+
+def scene(name: str, left: int, top: int) -> np.ndarray:
+    """The part of a photo that is shown, uint8 (H, W, 3)."""
+    whole = getattr(skimage.data, name)()[..., :3]
+    return np.ascontiguousarray(whole[top : top + HEIGHT, left : left + WIDTH])
 
 
 def before_and_after(name: str, left: int, top: int, tool: Tool) -> tuple[np.ndarray, np.ndarray]:
     """A scene's degraded input, enlarged by bicubic interpolation, and the student's output; uint8 (H, W, 3)."""
-    whole = getattr(skimage.data, name)()[..., :3]
-    part = np.ascontiguousarray(whole[top : top + HEIGHT, left : left + WIDTH])
-    small = degrade(part[None], [SEED], 4, "light")[0]  # (H/4, W/4, 3)
+    small = degrade(scene(name, left, top)[None], [SEED], 4, "light")[0]  # (H/4, W/4, 3)
     after = sharpen.apply(tool, Photo(small)).pixels
     before = sharpen.apply(tool, Photo(small), 0.0).pixels
     return before, after
@@ -89,6 +100,22 @@ def wipe(before: np.ndarray, after: np.ndarray) -> list[Image.Image]:
     return [split(before, after, float(0.5 + 0.48 * np.cos(turn))) for turn in turns]
 
 
+def by_every_model() -> Image.Image:
+    """Two lines for each of `COMPARED`, a family each: the input, its students, its teacher and the original."""
+    pictures = []
+    for number, profile in COMPARED:
+        original = scene(*SCENES[number])
+        small = Photo(degrade(original[None], [SEED], 4, profile)[0])
+        for family, teaches in TEACHERS.items():
+            names = [name for name in shipped.shipped_names() if name.startswith(family)]
+            tools = {name: sharpen.load(name) for name in names}
+            tools[teaches] = sharpen.load(teacher.find_teacher(teaches).path)
+            line = {f"input, {profile}": sharpen.apply(tools[teaches], small, 0.0).pixels}
+            line |= {name: sharpen.apply(tool, small).pixels for name, tool in tools.items()}
+            pictures += [*line.items(), ("original", original)]
+    return figures.grid(pictures, columns=6, cell=WIDTH)
+
+
 def save(path: Path, images: list[Image.Image], **options: object) -> Path:
     """Write one picture, or an animation of several. AssertionError where the file would be too large for a README."""
     buffer = io.BytesIO()
@@ -102,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="as of sharpen (default: the student that ships)")
     parser.add_argument("--out", type=Path, default=ROOT / "assets")
+    parser.add_argument("--models", action="store_true", help="also models.jpg, by every student and both teachers")
     args = parser.parse_args()
 
     tool = sharpen.load(args.model, 4)
@@ -110,6 +138,8 @@ def main() -> None:
         save(args.out / "hero.jpg", [hero(scenes)], quality=88, subsampling=0),
         save(args.out / "wipe.webp", wipe(*scenes[MOVING]), quality=80, method=4),
     ]
+    if args.models:
+        written.append(save(args.out / "models.jpg", [by_every_model()], quality=85))
     for path in written:
         print(f"{path}  {path.stat().st_size:,} bytes")
 

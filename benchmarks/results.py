@@ -37,11 +37,8 @@ from kd_utils.models import engines, shipped, student, teacher, tiling
 from kd_utils.models.vgg import load_vgg
 
 WEIGHTS = ROOT / "assets" / "weights"
-FAMILIES = {"x4plus": "photo", "anime_6B": "anime"}  # by teacher; general_x4v3 taught those without a family
-WITHOUT_TEACHER = {
-    "s, same steps": "before/student_x4_s_2.pth",  # as many as the next, which shows what the teacher brings
-    "s, no teacher": "student_x4_s_no_teacher.pth",
-}
+FAMILIES = {"x4plus": "photo", "anime_6B": "anime"}  # by teacher
+WITHOUT_TEACHER = {"s, no teacher": "before/student_x4_s_no_teacher.pth"}
 PERFECT = 100.0  # dB; stands for the infinite PSNR of equal images, so that a mean can be taken
 
 
@@ -197,9 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--valid", type=Path, required=True, help="a folder of photos that no training saw")
     parser.add_argument("--set5", type=Path, required=True, help="the originals of Set5")
-    parser.add_argument(
-        "--teacher", nargs="+", default=["x4plus", "anime_6B", "general_x4v3"], help="registry names or checkpoints"
-    )
+    parser.add_argument("--teacher", nargs="+", default=list(FAMILIES), help="registry names or checkpoints")
     parser.add_argument("--peer", default="animevideov3", help="what a user would take instead; the same")
     parser.add_argument("--vgg", default="", help="ImageNet's VGG19; without it the VGG19 distance is left out")
     parser.add_argument("--side", type=int, default=384, help="of the centre that is scored, in HR pixels")
@@ -230,7 +225,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.readme:
         return
 
-    x1 = [Model("the input", "input-x1", lambda x: x, None), load("student x1 s", WEIGHTS / "student_x1_s.pth")]
+    x1 = [
+        Model("the input", "input-x1", lambda x: x, None),
+        load("student x1 photo-s", WEIGHTS / "student_x1_photo_s.pth"),
+    ]
     one = measure(args, sets, list(DEGRADATIONS[1]), 1, x1, None, judges)
     cost = costs(one_of_a_size(list(timed.values())), 4, args.time_side, args.turns)
 
@@ -245,14 +243,13 @@ def bicubic_x4() -> Model:
 
 
 def models_x4(teacher_name: str, peer_name: str) -> list[Model]:
-    """Bicubic, our students without a family, those that this teacher taught, the peer, and the teacher last."""
+    """Bicubic, those of our students that this teacher taught, one without a teacher, the peer, the teacher last."""
     models = [bicubic_x4()]
     family = FAMILIES.get(teacher_name)
     for name in shipped.shipped_names(4):
-        if "-" not in name or name.split("-")[0] == family:
+        if family in (None, name.split("-")[0]):
             models.append(load(f"student {name}", shipped.find_student(name)))
-    if family is None:
-        models += [load(name, WEIGHTS / file) for name, file in WITHOUT_TEACHER.items()]
+    models += [load(name, WEIGHTS / file) for name, file in WITHOUT_TEACHER.items()]
 
     for given in (peer_name, teacher_name):
         ref = teacher.find_teacher(given)

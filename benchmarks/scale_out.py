@@ -69,7 +69,7 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
 def parser() -> argparse.ArgumentParser:
     parser = measure.options(__doc__)
     parser.add_argument("--crops", type=int, default=240, help="crops to label (default: 240)")
-    parser.add_argument("--teacher", default="student_x4_m", help="who labels them (default: student_x4_m)")
+    parser.add_argument("--teacher", default="student_x4_photo_m", help="who labels them (default: student_x4_photo_m)")
     return parser
 
 

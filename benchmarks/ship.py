@@ -1,6 +1,6 @@
 """One command from photos to a student in assets/weights: python -m benchmarks.ship RECIPE.toml --workdir D --set ...
 
-    python -m benchmarks.ship assets/weights/student_x4_s.toml --workdir D --set data.photos=PHOTOS \\
+    python -m benchmarks.ship assets/weights/student_x4_photo_s.toml --workdir D --set data.photos=PHOTOS \\
         data.test_photos=TEST teacher=realesr-general-x4v3.pth
 
 Prepares, labels and trains by the recipe (each goes on where it was), then writes beside the recipe the fused student,
@@ -8,7 +8,7 @@ NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole l
 card as NAME.md and NAME.card.json (benchmarks/cards.py), with the words of the recipe's table [card].
 Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another run.
 
-A recipe may begin with another one's student: `before = "before/student_x4_l.toml"`, a path beside it. That one is then
+A recipe may begin with another one's student: `before = "student_x4_l_3.toml"`, a path beside it. That one is then
 made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
 The .json and the curve hold both.
 

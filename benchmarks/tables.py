@@ -105,7 +105,7 @@ def document(
         parts += [f"## Same size (scale 1) · {title} · {name} ({photos(rows)} photos)"]
         parts.append(table(rows, [key for key in keys if key not in TO_THE_TEACHER]))
         base = rows["the input"]
-        lost = sum(a.psnr_y < b.psnr_y for a, b in zip(rows["student x1 s"], base, strict=True))
+        lost = sum(a.psnr_y < b.psnr_y for a, b in zip(rows["student x1 photo-s"], base, strict=True))
         parts.append(f"Behind its input in PSNR-Y on {lost} of {len(base)} photos.")
     return "\n\n".join(parts) + "\n"
 

@@ -31,7 +31,7 @@ def sharpen_photos(cfg: Config) -> None:
 
 STEPS = {"prepare": prepare.prepare, "label": label.label, "train": train.train, "sharpen": sharpen_photos}
 SETS = (
-    "teacher=student_x4_s student.size=8x2 data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 "
+    "teacher=student_x4_photo_s student.size=8x2 data.crop=32 data.crops_per_photo=4 data.valid_crops_per_photo=2 "
     "data.test_side=64 loss.margin=1 loss.perceptual=0 train.init= train.steps=12 train.batch=4 train.warmup=2 "
     "train.valid_every=6 train.save_every=2 train.lr=1e-3 train.baseline=no device=cpu workers=1"
 )

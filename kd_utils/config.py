@@ -36,7 +36,7 @@ ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else ROOT / "assets
 
 # Registry names of teachers (sources.SOURCES has their files), and the students of our own that can stand in for one.
 TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
-STAND_INS = ("student_x4_s", "student_x4_m", "student_x4_l")
+STAND_INS = ("student_x4_photo_s", "student_x4_photo_m", "student_x4_photo_l")
 
 INITS, VGGS = ("teacher", "auto", "shipped"), ("imagenet", "random")  # the words that stand where a file may
 
@@ -168,7 +168,7 @@ class EvalConfig:
 class Config:
     """Everything a run depends on.
 
-    `teacher` is a registry name (`anime_6B`, `x4plus`, `general_x4v3`, `animevideov3`, `student_x4_m`) or the
+    `teacher` is a registry name (`anime_6B`, `x4plus`, `general_x4v3`, `animevideov3`, `student_x4_photo_m`) or the
     path of any Real-ESRGAN checkpoint. `scale` is 4, 2 or 1. `workdir` holds all that is written.
     """
 
@@ -305,7 +305,7 @@ def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:
 
 
 def shipped(name: str) -> Path:
-    """The path of a student that comes with the project (assets/weights), such as ``student_x4_m.pth``.
+    """The path of a student that comes with the project (assets/weights), such as ``student_x4_photo_m.pth``.
 
     Raises ConfigError.
     """

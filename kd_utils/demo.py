@@ -21,7 +21,7 @@ from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
 from kd_utils.config import ASSETS
 from kd_utils.models import student
 from kd_utils.models.onnx_graph import graph
-from kd_utils.models.shipped import DEFAULT_SIZE, find_student, shipped_names
+from kd_utils.models.shipped import DEFAULTS, find_student, shipped_names
 
 PAGE = ASSETS / "demo"
 TYPES = {
@@ -82,7 +82,7 @@ def find_students(more: list[str]) -> Shelf:
     """The students that ship, and those of `more`, by path or name. Raises ConfigError, CheckpointError."""
     paths = {}
     for scale in (4, 2, 1):
-        for name in sorted(shipped_names(scale), key=lambda name: name != DEFAULT_SIZE[scale]):
+        for name in sorted(shipped_names(scale), key=lambda name: name != DEFAULTS[scale]):
             path = find_student(name, scale)
             paths[path.stem] = path
 

@@ -26,7 +26,7 @@ from kd_utils.models.shipped import shipped_names
 from kd_utils.models.teacher import find_teacher
 from kd_utils.overrides import did_you_mean
 
-MODELS = ("bicubic", "s", "m", "l")  # what is compared where no model is named
+MODELS = ("bicubic", "photo-s", "photo-m", "photo-l")  # what is compared where no model is named
 LARGEST = 2048  # pixels: the largest side of the part that is compared, in the output; a page can hold no more
 SPOT = 96  # side of the places where the models differ most, in output pixels
 SPOTS = 6

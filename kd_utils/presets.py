@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "student.size": "s",
         "loss.vgg": "random",
         "loss.crop": 32,
-        "train.init": "student_x4_s",  # which never saw this teacher
+        "train.init": "student_x4_photo_s",  # which never saw this teacher
         "train.steps": 400,
         "train.batch": 8,
         "train.optimizer": "soap",

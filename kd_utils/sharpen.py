@@ -170,8 +170,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, or a file (or -) for one input; right behind the inputs, options before or after",
     )
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
-    text = f"{', '.join(shipped_names())}: students that ship (default: m; at scale 1, s); or a .pth, .safetensors "
-    add("--model", default="", help=text + "or .param of a student or another x4 Real-ESRGAN network")
+    text = (
+        f"{', '.join(shipped_names())}: students that ship (default: photo-m; at scale 1 photo-s; m is short for "
+        "photo-m); or a .pth, .safetensors or .param of a student or another x4 Real-ESRGAN network"
+    )
+    add("--model", default="", help=text)
     add("--strength", type=float, default=1.0, help="0 (only resized) to 1 (the model's full effect, default)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     text = "auto: the fastest here; onnx (onnxruntime) and openvino run students on the CPU (default: torch)"

@@ -116,20 +116,20 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
     assert resolved("student.size=32x14") == "student_x4_anime_m.pth"
     assert resolved("student.size=l") == "student_x4_anime_l.pth"
     name = "animevideov3"
-    assert resolved("student.size=l") == "student_x4_l.pth"
+    assert resolved("student.size=l") == "student_x4_photo_l.pth"
     assert "No student of this size that animevideov3 taught ships" in capsys.readouterr().out
     name = "general_x4v3"
-    assert resolved("student.size=m") == "student_x4_m.pth"
+    assert resolved("student.size=m") == "student_x4_photo_m.pth"
     name, sha256 = "mine", student.load(shipped("student_x4_anime_m.pth")).meta["teacher_sha256"]
     assert resolved("student.size=m") == "student_x4_anime_m.pth", "by its bytes, whatever its name"
-    assert resolved("student.size=s scale=1") == "student_x1_s.pth"
+    assert resolved("student.size=s scale=1") == "student_x1_photo_s.pth"
     with pytest.raises(ConfigError, match="no student of size 8x2 and scale 4 ships"):
         resolved("student.size=8x2")
 
 
 @pytest.mark.parametrize(("more", "shape"), [("scale=2", (24, 8, 2)), ("scale=1 student.size=m", (32, 14, 1))])
 def test_a_student_of_scale_4_begins_one_of_a_smaller_scale(more, shape):
-    cfg = make("quick", f"train.init={shipped('student_x4_s.pth')} {more}")
+    cfg = make("quick", f"train.init={shipped('student_x4_photo_s.pth')} {more}")
     net = initialization.initial_student(cfg, None, None, torch.device("cpu"))  # neither teacher nor crops are asked
     assert (net.feat, net.convs, net.scale) == shape
 
@@ -142,6 +142,6 @@ def test_a_training_from_a_shipped_student_says_which(labelled, tmp_path):
     more = "train.init=shipped train.steps=2 train.lr=1e-9 train.lr_end=1e-9 train.baseline=no"
     out = train.train(config(labelled, tmp_path, more))
     made = student.load(out.student).meta["provenance"]
-    assert made["train.init"] == "student_x4_s.pth"
-    assert made["train.init_sha256"] == files.sha256(shipped("student_x4_s.pth"))
-    assert difference(out.student, shipped("student_x4_s.pth")) < 1e-5
+    assert made["train.init"] == "student_x4_photo_s.pth"
+    assert made["train.init_sha256"] == files.sha256(shipped("student_x4_photo_s.pth"))
+    assert difference(out.student, shipped("student_x4_photo_s.pth")) < 1e-5

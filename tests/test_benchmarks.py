@@ -200,7 +200,7 @@ def test_trials_share_crops_unless_they_change_them_and_are_not_done_twice(tmp_p
     file.write_text(
         "\n".join(['preset = "colab"', "[common]", *lines, "[trials]", "base = {}"])
         + '\nadam = { "train.optimizer" = "adam" }\nfewer = { "data.limit" = 1 }\n'
-        + 'chain = { "teacher" = "student_x4_s" }\n'
+        + 'chain = { "teacher" = "student_x4_photo_s" }\n'
     )
     call = [str(file), "--workdir", str(tmp_path / "w"), "--set", f"teacher={teacher}"]
     trials.main(call)

@@ -195,15 +195,15 @@ def test_a_model_of_ones_choice(tmp_path):
     cfg = colab.configure("quick", "", str(tmp_path))
     assert colab.pick_student(cfg, 0, "anime-m") == (str(shipped.find_student("anime-m")), 4)
     assert colab.pick_student(cfg, 1, "s") == (str(shipped.find_student("s", 1)), 1)
-    with pytest.raises(ConfigError, match="neither a file nor one of s, m, l.*did you mean 'anime-m'"):
+    with pytest.raises(ConfigError, match="neither a file nor one of photo-s, .*did you mean 'anime-m'"):
         colab.pick_student(cfg, 0, "animem")
     own = student.save(student.Student(8, 2, 4), cfg.path("student_model.pth"))
     alone = student.save(student.Student(8, 2, 4), cfg.path("train", "no_teacher", "student_model.pth"))
     models = colab.models_to_compare(cfg, own, 4)
     assert list(models)[:3] == ["bicubic", "yours", "baseline"] and models["baseline"] == str(alone)
     assert list(models)[3:] == shipped.shipped_names()
-    assert list(colab.models_to_compare(cfg, shipped.find_student("m"), 4))[:3] == ["bicubic", "m", "yours"]
-    assert list(colab.models_to_compare(cfg, shipped.find_student("s", 1), 1)) == ["bicubic", "s"]
+    assert list(colab.models_to_compare(cfg, shipped.find_student("m"), 4))[:3] == ["bicubic", "photo-m", "yours"]
+    assert list(colab.models_to_compare(cfg, shipped.find_student("s", 1), 1)) == ["bicubic", "photo-s"]
 
 
 def test_what_is_missing_by_requirements_and_markers():

@@ -146,7 +146,7 @@ def test_the_server_gives_out_the_page_and_nothing_else(server):
     assert get(server, "/app.js?engine=wasm")[0].headers["Content-Type"].startswith("text/javascript")
     for path in (
         "/../pyproject.toml",
-        "/%2e%2e/weights/student_x4_m.pth",
+        "/%2e%2e/weights/student_x4_photo_m.pth",
         "/ort/../package.json",
         "/models/x.onnx",
         "/ort/",
@@ -158,12 +158,12 @@ def test_the_server_gives_out_the_page_and_nothing_else(server):
 def test_the_server_makes_the_students_onnx_files(server):
     offered = json.loads(get(server, "/models.json")[1])
     names = [model["name"] for model in offered]
-    assert names[0] == "student_x4_m" and {"student_x4_s", "student_x4_l", "student_x1_s"} <= set(names)
-    assert "student_x4_s_no_teacher" not in names and names[-3:] == ["x4", "x2", "x1"]
-    assert offered[0]["label"] == "m (medium), 4 times larger"
+    assert names[0] == "student_x4_photo_m" and {"student_x4_anime_s", "student_x1_photo_s"} <= set(names)
+    assert names[-3:] == ["x4", "x2", "x1"]
+    assert offered[0]["label"] == "photo m (medium), 4 times larger"
     assert demo.label("student_x1_photo_s") == "photo s (small), same size"
-    body = get(server, "/models/student_x4_s.onnx")[1]
-    assert body == graph(student.load(shipped("student_x4_s.pth"))).SerializeToString()
+    body = get(server, "/models/student_x4_photo_s.onnx")[1]
+    assert body == graph(student.load(shipped("student_x4_photo_s.pth"))).SerializeToString()
 
 
 def test_errors_come_before_the_server(tmp_path, server, capsys):
@@ -280,7 +280,7 @@ def test_a_photo_and_a_student_are_dropped(page, models, tmp_path):
 
 def test_cancel_keeps_the_page_alive(page, tmp_path):
     source = save(tmp_path / "photo.png", photo(2, 900, 700))
-    choose(page, source, "m (medium), 4 times larger")
+    choose(page, source, "photo m (medium), 4 times larger")
     page.wait_for_selector("#result", state="visible")
     page.keyboard.press("Escape")
     wait_for(page, "Cancelled.")

@@ -54,7 +54,7 @@ def restored():
 @pytest.mark.parametrize(("heading", "code"), examples(), ids=lambda x: x if len(x) < 40 else "")
 def test_example_of_extending_runs(heading, code, folder, monkeypatch, restored, capsys):
     def tiny(preset, overrides="", **top):
-        teacher = ROOT / "assets" / "weights" / "student_x4_s.pth"
+        teacher = ROOT / "assets" / "weights" / "student_x4_photo_s.pth"
         small = TINY.format(teacher=teacher)
         if preset == "quick":
             small += " data.limit=2"

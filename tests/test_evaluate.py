@@ -331,7 +331,7 @@ def test_report_is_self_contained(ready):
 
 def test_report_says_plainly_what_is_so(ready):
     result = scores.read(ready[1].metrics)
-    result.teacher = scores.TeacherName("student_x4_m", "0" * 64, stand_in=True)
+    result.teacher = scores.TeacherName("student_x4_photo_m", "0" * 64, stand_in=True)
     student, bicubic, baseline = (result.scores[row] for row in ("student", "bicubic", "baseline"))
     student.psnr_y_teacher, bicubic.psnr_y_teacher, baseline.psnr_y_teacher = 33.14, 30.2, 32.0
     result.costs["student"].gmac_256, result.costs["teacher"].gmac_256 = 3.4, 79.0
@@ -396,19 +396,19 @@ def test_the_report_compares_with_where_the_student_began(copy, tmp_path):
 
 def test_the_student_that_ships_has_a_row_where_the_same_teacher_taught_it(copy, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
-    shutil.copy(config.shipped("student_x4_s.pth"), tmp_path / "weights")  # where the preset begins
+    shutil.copy(config.shipped("student_x4_photo_s.pth"), tmp_path / "weights")  # where the preset begins
     for module in (config, shipped):
         monkeypatch.setattr(module, "ASSETS", tmp_path)
     taught = files.sha256(Path(copy.teacher))
     ships = _net(24, 8, 4, seed=7)
     made = {"train.steps": 4000, "train.batch": 8}
     path = student.save(
-        ships, tmp_path / "weights" / "student_x4_drawn_s.pth", {"teacher_sha256": taught, "provenance": made}
+        ships, tmp_path / "weights" / "student_x4_anime_s.pth", {"teacher_sha256": taught, "provenance": made}
     )
     done = evaluate.evaluate(copy)
     result = scores.read(done.metrics)
     assert result.rows == ["bicubic", "student", "baseline", "shipped", "teacher"]
-    assert "the one that ships" in done.table and any("student_x4_drawn_s" in n and "32,000" in n for n in result.notes)
+    assert "the one that ships" in done.table and any("student_x4_anime_s" in n and "32,000" in n for n in result.notes)
     x = tensors.to_tensor(crops.load_photo_pairs(copy)[0].lr[None])
     with torch.inference_mode():
         assert np.array_equal(done.shown[0].images["shipped"], tensors.to_uint8(ships.eval()(x))[0])

@@ -122,12 +122,14 @@ def test_the_teacher_of_a_student_that_ships(tmp_path):
 
 
 def test_the_students_that_ship_go_by_size_and_scale(tmp_path, capsys):
-    for name, options, ships in (("m", [], "x4_m"), ("l", [], "x4_l"), ("s", ["--scale", "1"], "x1_s")):
+    asked = ("m", [], "x4_photo_m"), ("anime-l", [], "x4_anime_l"), ("s", ["--scale", "1"], "x1_photo_s")
+    for name, options, ships in asked:
         assert main(["export", name, str(tmp_path / "s.onnx"), *options]) == 0
         want = onnx_graph.graph(student.load(shipped(f"student_{ships}.pth"))).SerializeToString()
         assert (tmp_path / "s.onnx").read_bytes() == want
     assert main(["export", "m", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no student of scale 2 ships
-    assert "student_x4_m.pth is of scale 4, not 2" in capsys.readouterr().err and not (tmp_path / "two.onnx").exists()
+    assert "student_x4_photo_m.pth is of scale 4, not 2" in capsys.readouterr().err
+    assert not (tmp_path / "two.onnx").exists()
 
 
 def test_command_line_writes_several_formats(tmp_path, capsys):
@@ -189,11 +191,11 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     with pytest.raises(CheckpointError, match="no.pth"):
         export.export(tmp_path / "no.pth", tmp_path / "s.onnx")
     assert main(["export", "x", str(tmp_path / "s.onnx")]) == 2
-    assert "model x is neither a file nor one of s, m, l" in capsys.readouterr().err
+    assert "model x is neither a file nor one of photo-s, photo-m" in capsys.readouterr().err
 
 
 def test_a_model_that_is_none_is_named_with_the_choices():
-    for name, says in (("student_x4_s", "neither a file nor one of s, m, l"), ("a.onnx", "give the .pth")):
+    for name, says in (("student_x4_photo_s", "neither a file nor one of photo-s, "), ("a.onnx", "give the .pth")):
         with pytest.raises(ConfigError, match=f"model {name}.*{says}"):
             find_student(name)
 

@@ -24,12 +24,12 @@ def photo(tmp_path):
 
 def test_a_page_of_any_models(photo, models, tmp_path, capsys):
     out = tmp_path / "page.html"
-    assert cli(["look", str(photo), "--model", "bicubic", models[4], "student_x4_s", "--out", str(out)]) == 0
+    assert cli(["look", str(photo), "--model", "bicubic", models[4], "student_x4_photo_s", "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
     page = out.read_text()
     assert not re.search(r"https?:|<script src|<link|@import|url\(", page) and "a &lt;b&gt;.png" in page
     names = re.findall(r"<tr><th>([^<]*)</th><td", page)
-    assert names == ["bicubic", "x4.pth", "student_x4_s"]
+    assert names == ["bicubic", "x4.pth", "student_x4_photo_s"]
     assert page.count("data:image/webp;base64,") == 4, "the input and three models, each pixel kept"
     assert page.count("data-spot=") >= 2 and "The whole photo, 120×80" in page
 

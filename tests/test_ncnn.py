@@ -302,7 +302,7 @@ def test_real_weights_compute_what_the_official_enhance_does(real, official, tmp
 # ---- writing
 
 
-@pytest.mark.parametrize("name", ["x4_s", "x4_m", "x4_l"])
+@pytest.mark.parametrize("name", ["x4_photo_s", "x4_photo_m", "x4_photo_l"])
 def test_ncnn_computes_a_x4_student_to_one_level_at_odd_sides(tmp_path, name, by_ncnn):
     net = student.load(shipped(f"student_{name}.pth"))
     param = write_ncnn(net, tmp_path / f"{name}.param")
@@ -317,7 +317,7 @@ def test_ncnn_computes_a_x4_student_to_one_level_at_odd_sides(tmp_path, name, by
 def test_ncnn_computes_a_student_of_smaller_scale_to_one_level_at_odd_sides(tmp_path, scale, by_ncnn):
     """Sides that are no multiple of 4/scale are continued inside the file, as everywhere else."""
     torch.manual_seed(scale)
-    net = student.Student(24, 3, scale).eval() if scale == 2 else student.load(shipped("student_x1_s.pth"))
+    net = student.Student(24, 3, scale).eval() if scale == 2 else student.load(shipped("student_x1_photo_s.pth"))
     param = write_ncnn(net, tmp_path / "small.param")
     for height, width in ((36, 52), (37, 55), (38, 53), (1, 1), (1, 70), (4, 8)):
         x = photo(height, width)

@@ -158,7 +158,7 @@ def test_it_leaves_the_artefacts_of_every_step(ran):
     assert student.load(ran.workdir / "student_model.pth").meta["provenance"]["train.steps"] == 20, "-p steps=20"
     result = json.loads((ran.workdir / "eval" / "metrics.json").read_text())
     assert set(result["models"]) == {"bicubic", "start", "student", "baseline", "teacher"}
-    assert result["teacher"] == result["teacher"] | {"name": "student_x4_m", "stand_in": True}
+    assert result["teacher"] == result["teacher"] | {"name": "student_x4_photo_m", "stand_in": True}
 
 
 def test_steps_that_are_done_are_not_done_again(ran):

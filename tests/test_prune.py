@@ -44,7 +44,7 @@ def test_what_grew_is_cut_back(crops):
 
 
 def test_of_a_trained_student_more_is_left_than_bicubic(crops):
-    big = student.load(shipped("student_x4_m.pth"))
+    big = student.load(shipped("student_x4_photo_m.pth"))
     x = bicubic(torch.rand(8, 3, 8, 8), (24, 24)).clamp(0, 1)  # smooth, as photos are
     new = bicubic(torch.rand(4, 3, 8, 8), (24, 24)).clamp(0, 1)
     with torch.no_grad():

@@ -252,7 +252,8 @@ def test_relative_paths_are_those_of_the_caller(two, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "photos").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_m", "drive=backup"]  # backup: not there yet
+    sets = ["data.photos=photos", "loss.vgg=random", "teacher=student_x4_photo_m"]
+    sets.append("drive=backup")  # which is not there yet
     run_notebooks.run(select("01", two), "quick", "w", sets=sets, out=io.StringIO())
     overrides = json.loads((tmp_path / "here" / "w" / "one.jsonl").read_text())[2]
     assert shlex.split(overrides) == [

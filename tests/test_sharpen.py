@@ -176,9 +176,10 @@ def test_the_student_that_ships_needs_no_options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "scale", "file"), [("", 4, "x4_m"), ("s", 4, "x4_s"), ("l", 2, "x4_l"), ("", 1, "x1_s")]
+    ("model", "scale", "file"),
+    [("", 4, "x4_photo_m"), ("anime-s", 4, "x4_anime_s"), ("l", 2, "x4_photo_l"), ("", 1, "x1_photo_s")],
 )
-def test_the_students_that_ship_go_by_their_size(model, scale, file):
+def test_the_students_that_ship_go_by_their_names(model, scale, file):
     tool = sharpen.load(model, scale, "cpu")
     assert (tool.path.stem, tool.scale) == (f"student_{file}", scale)
 

@@ -173,7 +173,7 @@ def test_wrong_size_and_scale():
 
 
 def test_shipped_names_the_remedy():
-    with pytest.raises(config.ConfigError, match="no student_x9.pth .*student_x4_m.pth.*git checkout"):
+    with pytest.raises(config.ConfigError, match="no student_x9.pth .*student_x4_photo_m.pth.*git checkout"):
         config.shipped("student_x9.pth")
 
 
@@ -206,11 +206,12 @@ def test_bombs_are_refused(tmp_path):
 
 
 def test_models_that_ship_go_by_family_and_size():
-    assert find_student("m").name == "student_x4_m.pth" and find_student().name == "student_x4_m.pth"
+    for name in ("", "m", "photo-m"):
+        assert find_student(name).name == "student_x4_photo_m.pth"
     assert find_student("anime-m").name == "student_x4_anime_m.pth"
     made = student.load(find_student("anime-m")).meta
     assert made["teacher"] == "anime_6B" and made["teacher_sha256"] == sources.ROUNDED["anime_6B"][1].sha256
-    with pytest.raises(ConfigError, match="model l: none ships for scale 1: choose one of s, or a file"):
+    with pytest.raises(ConfigError, match="model photo-l: none ships for scale 1: choose one of photo-s, or a file"):
         find_student("l", scale=1)
 
 

@@ -185,8 +185,8 @@ def test_labels_resume_repair_and_refuse(tmp_path, small, capsys):
         del os.environ["RANK"], os.environ["WORLD_SIZE"]
     assert path.read_bytes() == labels
     # hours of labels, perhaps another run's that are linked here, are not lost to a mistyped teacher
-    other = make("quick", f"{sets} teacher=student_x4_s", workdir=str(tmp_path))
-    with pytest.raises(files.StoreError, match=r'teacher was "small", now "student_x4_s".*or delete .*labels'):
+    other = make("quick", f"{sets} teacher=student_x4_photo_s", workdir=str(tmp_path))
+    with pytest.raises(files.StoreError, match=r'teacher was "small", now "student_x4_photo_s".*or delete .*labels'):
         label.label(other)
     assert path.read_bytes() == labels
 

@@ -57,12 +57,12 @@ class Tool:
 
 
 def load(model: str | Path = "", scale: int = 4, device: str = "auto", engine: str = "torch") -> Tool:
-    """A student (or any x4 Real-ESRGAN checkpoint) by path, or one that ships by name, such as "s" or "anime-m".
+    """A student (or any x4 Real-ESRGAN checkpoint) by path, or one that ships by its name, such as "anime-m" or "m".
 
     A model of a larger scale than wanted is resized down. `engine` is "torch", "onnx" or "openvino" (on the CPU, in
     fp32), or "auto": the fastest here whose pictures are as good. Raises CheckpointError, ConfigError or SharpenError.
     """
-    if scale not in shipped.DEFAULT_SIZE:
+    if scale not in shipped.DEFAULTS:
         raise SharpenError(f"scale={scale}: choose 4, 2 or 1")
     path = shipped.find_student(model, scale)
     where = devices.resolve_device("cpu" if engine in STUDENTS_ONLY and device == "auto" else device)

@@ -10,19 +10,21 @@ from kd_utils.config import ASSETS, shipped
 from kd_utils.models import student
 from kd_utils.overrides import did_you_mean
 
-NAME = re.compile(r"([a-z]+-)?[sml]")  # of a student that ships
-DEFAULT_SIZE = {4: "m", 2: "m", 1: "s"}  # by scale, of the students that ship
-TAUGHT = {"realesr-general-x4v3": "general_x4v3"}  # teachers as older files name them, and their names now
+FAMILIES = ("photo", "anime")  # taught by x4plus and by anime_6B; the first is meant where a name is only a size
+NAME = re.compile(rf"((?:{'|'.join(FAMILIES)})-)?([sml])")  # of a student that ships
+DEFAULTS = {4: "photo-m", 2: "photo-m", 1: "photo-s"}  # by scale
 
 
 def find_student(model: str | Path = "", scale: int = 4) -> Path:
     """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
 
-    A name is a size, such as "m", or a family and a size, such as "anime-m": the family says which teacher taught it.
-    Where none of the name ships for scale 2, that of 4 serves, resized down. Raises ConfigError.
+    A name is a family and a size, such as "anime-m": the family says which teacher taught it. A size alone is of the
+    family photo. Where none of the name ships for scale 2, that of 4 serves, resized down. Raises ConfigError.
     """
-    name = str(model) or DEFAULT_SIZE[scale]
-    if NAME.fullmatch(name):
+    name = str(model) or DEFAULTS[scale]
+    parts = NAME.fullmatch(name)
+    if parts:
+        name = name if parts[1] else f"{FAMILIES[0]}-{name}"
         known = shipped_names(scale)
         if known and name not in known:
             raise ConfigError(
@@ -45,20 +47,21 @@ def _file_name(name: str, scale: int) -> str:
 
 
 def shipped_names(scale: int = 4) -> list[str]:
-    """The names that `find_student` knows at a scale, by the files that are there: those without a family first."""
+    """The names that `find_student` knows at a scale, by the files that are there: photo-s, photo-m and so on."""
     prefix = f"student_x{1 if scale == 1 else 4}_"
     names = []
     for path in (ASSETS / "weights").glob(f"{prefix}*.pth"):
         name = path.stem.removeprefix(prefix).replace("_", "-")
-        if NAME.fullmatch(name):
+        parts = NAME.fullmatch(name)
+        if parts and parts[1]:
             names.append(name)
-    return sorted(names, key=lambda name: ("-" in name, name.rpartition("-")[0], "sml".index(name[-1])))
+    return sorted(names, key=lambda name: (FAMILIES.index(name[:-2]), "sml".index(name[-1])))
 
 
 def taught_by(teacher: str, sha256: str, size: str, scale: int) -> tuple[Path, bool]:
     """The student that ships of this size and scale, and whether this teacher taught it.
 
-    Where the teacher taught none, it is the one without a family. Raises ConfigError where none of the size ships.
+    Where the teacher taught none, it is the one of the family photo. Raises ConfigError where none of the size ships.
     """
     alike = []
     for name in shipped_names(scale):
@@ -66,8 +69,7 @@ def taught_by(teacher: str, sha256: str, size: str, scale: int) -> tuple[Path, b
         net = student.load(path)
         if (net.feat, net.convs, net.scale) != (*student.shape(size), scale):
             continue
-        made_by = net.meta.get("teacher", "")
-        if net.meta.get("teacher_sha256") == sha256 or TAUGHT.get(made_by, made_by) == teacher:
+        if net.meta.get("teacher_sha256") == sha256 or net.meta.get("teacher") == teacher:
             return path, True
         alike.append(path)
     if alike:

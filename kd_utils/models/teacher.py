@@ -124,7 +124,7 @@ def resolve_teacher(cfg: Config) -> TeacherRef:
     try:
         return find_teacher(cfg.teacher, official)
     except SourceError as e:
-        raise SourceError(f"{e}\nOr let a student that ships be the teacher: --set teacher=student_x4_m") from e
+        raise SourceError(f"{e}\nOr let a student that ships be the teacher: --set teacher=student_x4_photo_m") from e
 
 
 def load_teacher(ref: TeacherRef, device: str | torch.device = "cpu") -> Teacher:

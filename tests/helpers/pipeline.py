@@ -14,7 +14,7 @@ from kd_utils.config import ROOT
 from kd_utils.run_notebooks import numbered
 
 TINY = (
-    "teacher=student_x4_m loss.perceptual=0.02 "
+    "teacher=student_x4_photo_m loss.perceptual=0.02 "
     "data.limit=2 data.crops_per_photo=6 data.valid_crops_per_photo=2 data.crop=96 data.test_side=128 "
     "train.batch=2 train.warmup=2 train.valid_every=10 train.save_every=10 eval.time_side=32 eval.time_repeats=1"
 ).split()
