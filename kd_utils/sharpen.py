@@ -1,6 +1,6 @@
 """Step 5: sharpen photos of any size and kind with a student, from Python or from the command line.
 
-A folder goes through a pipeline: while the network works on one photo, the next is read and the one before is written.
+Of a folder several photos are on their way at once: while one is read or written, others go through the network.
 """
 
 from __future__ import annotations

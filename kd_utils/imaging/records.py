@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -38,10 +39,11 @@ class Decision(Enum):
 
 
 class Record:
-    """The record of one output folder. Lines are only ever added, and the last one of an output counts."""
+    """The record of one output folder, for several threads. Lines are only added; the last one of an output counts."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.lock = threading.Lock()
         self.entries: dict[str, Entry] = {}
         try:
             lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
@@ -86,7 +88,7 @@ class Record:
         known = self.entries.get(self.name(target))
         if known:
             return known
-        for entry in self.entries.values():
+        for entry in list(self.entries.values()):  # another thread may add one meanwhile
             other = self.folder / entry.output
             if other.name.casefold() == target.name.casefold() and other.exists() and other.samefile(target):
                 return entry
@@ -97,7 +99,7 @@ class Record:
         self.entries[entry.output] = entry
         path = self.folder / NAME
         try:
-            with open(path, "a", encoding="utf-8") as file:
+            with self.lock, open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(entry), sort_keys=True) + "\n")
         except OSError as e:
             raise StoreError(f"{path} cannot be written ({e.strerror}): choose another folder") from e

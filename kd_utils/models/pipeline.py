@@ -1,18 +1,20 @@
-"""Photos through a network: one at a time, or many in a pipeline that reads, computes and writes at the same time."""
+"""Photos through a network: one, or many of which some are on their way at the same time."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from kd_utils.common import files
@@ -23,7 +25,8 @@ from kd_utils.imaging.records import Decision, Entry, Record
 from kd_utils.models import tiling
 from kd_utils.models.engines import Tool
 
-IN_FLIGHT = 3  # photos in memory at once: one is read, one is in the network, one is written
+IN_FLIGHT = 3  # photos in memory, where the network takes one at a time: one is read, one in it, one written
+AT_ONCE = 4  # photos in memory at the most, where the network takes several
 STANDARD = Path("-")  # standard input or output
 
 
@@ -116,31 +119,60 @@ class Job:
     entry: Entry | None = None
 
 
+def networks_at_once(tool: Tool) -> int:
+    """How many photos go through the network side by side.
+
+    On a CPU a photo for each core is faster than all cores on one photo: no core waits for another, nor for a file. A
+    network whose tiles are large takes one after the other, and so do a GPU and engines with threads of their own.
+    """
+    smallest_tile = (tiling.SMALLEST + 2 * tool.reach.radius) ** 2 * tool.reach.pixel_bytes
+    if tool.device.type != "cpu" or not tool.engine.startswith("PyTorch") or smallest_tile > tiling.CPU_BUDGET:
+        return 1
+    return min(AT_ONCE, torch.get_num_threads())
+
+
 class Pipeline:
-    """Read, network and write, each in a thread of its own, with at most `IN_FLIGHT` photos between them."""
+    """Reads, sharpens and writes photos: while one waits for its file or for the network, others go on."""
 
     def __init__(self, tool: Tool, options: Options, record: Record, bar: tqdm):
         self.tool, self.options, self.record, self.bar = tool, options, record, bar
         self.model_sha256 = files.sha256(tool.path)
         self.start = time.perf_counter()
         self.megapixels = 0.0
+        self.stopped = False
 
     def run(self, pairs: list[tuple[Path, Path]]) -> Iterator[Outcome]:
-        """The outcomes, in the order in which photos are done."""
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            coming = [reader.submit(self.read, *pair) for pair in pairs[:1]]
-            written: Future | None = None
-            for number in range(len(pairs)):
-                job = coming.pop().result()
-                if number + 1 < len(pairs):
-                    coming.append(reader.submit(self.read, *pairs[number + 1]))
-                self.sharpen(job)
+        """The outcomes, in the order of the photos."""
+        at_once = networks_at_once(self.tool)
+        last = len(pairs) % at_once  # they have the cores to themselves
+        yield from self._run(pairs[: len(pairs) - last], at_once)
+        yield from self._run(pairs[len(pairs) - last :], last)
 
-                if written is not None:  # only one photo is written at a time
-                    yield written.result()
-                written = writer.submit(self.write, job)
-            if written is not None:
-                yield written.result()
+    def _run(self, pairs: list[tuple[Path, Path]], at_once: int) -> Iterator[Outcome]:
+        if not pairs:
+            return
+        self.network = threading.Semaphore(at_once)
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(
+            at_once if at_once > 1 else IN_FLIGHT,
+            initializer=torch.set_num_threads,  # each thread has a number of its own
+            initargs=(max(1, threads // at_once),),
+        )
+        try:
+            yield from pool.map(self.make, pairs)
+        except BaseException:  # Ctrl-C: what is in the network ends after its tile
+            self.stopped = True
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def make(self, pair: tuple[Path, Path]) -> Outcome:
+        """One photo from its file to its output."""
+        job = self.read(*pair)
+        with self.network:
+            self.sharpen(job)
+        return self.write(job)
 
     def read(self, source: Path, target: Path) -> Job:
         """A job with its photo, or without one where there is nothing to make of it."""
@@ -184,7 +216,7 @@ class Pipeline:
         return decision is Decision.MAKE
 
     def sharpen(self, job: Job) -> None:
-        """Run the network; the canvas is finished where it is written, so that the network need not wait for that."""
+        """Run the network; the canvas is finished by `write`, while the network is free for the next photo."""
         if job.photo is None:
             return
         tool, options = self.tool, self.options
@@ -198,6 +230,8 @@ class Pipeline:
             job.photo = None
 
     def _progress(self, pixels: int) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt  # which, unlike an error, no photo survives
         self.megapixels += pixels / 1e6
         speed = self.megapixels / (time.perf_counter() - self.start)
         self.bar.set_postfix_str(f"{self.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)
