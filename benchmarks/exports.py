@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[], help="student files (default: those that ship)")
     args = parser.parse_args()
     found = shipped.find_student("s").parent.glob("student_*.pth")
-    models = [Path(model) for model in args.models] or sorted(p for p in found if "no_teacher" not in p.name)
+    models = [Path(model) for model in args.models] or sorted(found)
 
     with tempfile.TemporaryDirectory() as folder:
         formats(models, folder)
