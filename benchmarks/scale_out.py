@@ -1,6 +1,6 @@
 """Labelling by one process and by two (torchrun), and what a hundred thousand crops cost beside a thousand.
 
-    python -m benchmarks.scale_out [--crops 240] [--teacher anime_6B]
+    python -m benchmarks.scale_out [--crops 240] [--teacher student_x4_photo_m]
 
 Each process has one core. The clock's seconds count here, so it is no use on a machine that others load; the start of
 the processes, which is measured with nothing left to label, is taken off. That two processes train as one does is a

@@ -3,7 +3,7 @@
 The same photos go in turns through the network alone, through `sharpen` to each kind of file, and through the `sharpen`
 of an older commit, if --old names a worktree of one (git worktree add PATH COMMIT). With --frames 40 the photos are 40
 frames of 480x270, cut from the first photo, each a little further on, as of a film. Each turn is a process of its own;
-its seconds count from the loaded model on. The network alone runs over the tiles that `sharpen` makes of the photos. On
+its seconds count from the loaded model on. The network alone runs over the tiles that `sharpen` makes of the photos, one photo at a time on all threads. On
 a machine that others use as well, the processor's seconds tell more than the clock's.
 """
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=0, help="this many frames of the first photo instead")
-    parser.add_argument("--model", default="m", help="s, m or l (default: m)")
+    parser.add_argument("--model", default="m", help="as of sharpen (default: m, which is photo-m)")
     parser.add_argument("--suffixes", nargs="+", default=[".png", ".jpg"])
     args = parser.parse_args()
 

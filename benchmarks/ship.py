@@ -1,19 +1,19 @@
 """One command from photos to a student in assets/weights: python -m benchmarks.ship RECIPE.toml --workdir D --set ...
 
     python -m benchmarks.ship assets/weights/student_x4_photo_s.toml --workdir D --set data.photos=PHOTOS \\
-        data.test_photos=TEST teacher=realesr-general-x4v3.pth
+        data.test_photos=TEST loss.vgg=VGG19
 
 Prepares, labels and trains by the recipe (each goes on where it was), then writes beside the recipe the fused student,
 NAME.json (settings, photos with sha256, teacher's sha256, versions, the whole learning curve), NAME.curve.png, and its
 card as NAME.md and NAME.card.json (benchmarks/cards.py), with the words of the recipe's table [card].
 Recipes that ask for the same crops and labels can share them: link D/crops and D/labels to those of another run.
 
-A recipe may begin with another one's student: `before = "student_x4_l_3.toml"`, a path beside it. That one is then
-made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json beside it).
-The .json and the curve hold both.
+A recipe may begin with another one's student: `before = "before/student_x4_photo_s_2.toml"`, a path beside it. That one
+is then made first, in D/before, with the same --set; `--before FILE.pth` takes a student it made earlier (its .json
+beside it). The .json and the curve hold both.
 
-A recipe may end with a table [blend]: `with` names a student that ships, `share` how much of its weights is in the mean
-of both that is written (network interpolation, Wang et al. 2018, arXiv:1809.00219, section 3.4).
+A recipe may end with a table [blend]: `with` names another student in assets/weights, `share` how much of its weights
+is in the mean of both that is written (network interpolation, Wang et al. 2018, arXiv:1809.00219, section 3.4).
 
 On many cores, when the crops and labels are there, with --before where there is a `before`:
 torchrun --nproc_per_node=2 -m benchmarks.ship ...

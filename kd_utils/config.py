@@ -146,10 +146,10 @@ class TrainConfig:
     save_every: int = setting(500, above(0))
     keep: int = setting(3, above(0))  # checkpoints kept
     seed: int = -1  # of the start and of the order of crops; -1: `seed`, which also draws crops and splits photos
-    # a student file to start from: fine-tuning, a smaller one that grows, or a larger one that is cut down. "teacher":
-    # the teacher itself, cut down (models/pruning.py), where it is a Compact one (general_x4v3, animevideov3);
-    # "auto": so where it can be, else from nothing. "shipped": the student that ships of this size, by this teacher if
-    # there is one: what fits a student to photos of one's own in minutes
+    # a student file to start from: fine-tuning, a smaller one that grows, a larger one that is cut down, or for scale 2
+    # and 1 one of scale 4. "teacher": the teacher itself, cut down (models/pruning.py), where it is a Compact one
+    # (general_x4v3, animevideov3); "auto": so where it can be, else from nothing. "shipped": the student that ships of
+    # this size, by this teacher if there is one: what fits a student to photos of one's own in minutes
     init: str = setting("", is_path)
     baseline: bool = True  # also train the same student without a teacher (L1 to the original)
 

@@ -100,10 +100,7 @@ def export(
     out = Path(out).expanduser()
     formats = _choose_formats(out, to)
 
-    path = shipped.find_student(model, scale or 4)
-    net = student.load(path)
-    if scale not in (None, net.scale):
-        raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another student")
+    path, net = _find(model, scale)
 
     # all names first, so that a wrong one is refused before anything is written
     targets = [_file_name(out, path, form, net.scale) for form in formats]
@@ -114,6 +111,15 @@ def export(
         else:
             written.append(form.write(net, target))
     return written
+
+
+def _find(model: str | Path, scale: int | None) -> tuple[Path, student.Student]:
+    """A student and its file. Raises ExportError where it is of another scale than asked for."""
+    path = shipped.find_student(model, scale or 4)
+    net = student.load(path)
+    if scale not in (None, net.scale):
+        raise ExportError(f"{path} is of scale {net.scale}, not {scale}: leave --scale out, or name another student")
+    return path, net
 
 
 def with_weights(paths: Sequence[Path]) -> list[Path]:
@@ -134,8 +140,7 @@ def export_int8(
     `photos` ("samples", a folder or a zip) calibrate it, and `teacher` says how good it is. Raises ExportError where it
     loses more than `int8.MOST_LOSS` dB to the teacher, and what `export`, `find_teacher` and `find_photos` raise.
     """
-    path = shipped.find_student(model, scale or 4)
-    net = student.load(path)
+    path, net = _find(model, scale)
     target = _file_name(Path(out).expanduser(), path, FORMATS["openvino"], net.scale)
     teach = load_teacher(find_teacher(teacher))
 

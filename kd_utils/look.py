@@ -22,11 +22,16 @@ from kd_utils.config import STAND_INS, TEACHERS, Config
 from kd_utils.evaluation import costs, figures, viewer
 from kd_utils.imaging import reading
 from kd_utils.imaging.reading import Photo
-from kd_utils.models.shipped import shipped_names
+from kd_utils.models.shipped import FAMILIES, NAME, find_student, shipped_names
 from kd_utils.models.teacher import find_teacher
 from kd_utils.overrides import did_you_mean
 
-MODELS = ("bicubic", "photo-s", "photo-m", "photo-l")  # what is compared where no model is named
+
+def default_models(scale: int) -> list[str]:
+    """What is compared where no model is named."""
+    return ["bicubic", *(name for name in shipped_names(scale) if name.startswith(FAMILIES[0]))]
+
+
 LARGEST = 2048  # pixels: the largest side of the part that is compared, in the output; a page can hold no more
 SPOT = 96  # side of the places where the models differ most, in output pixels
 SPOTS = 6
@@ -71,7 +76,9 @@ def look(
     """
     named = _named(models)
     if len(named) < 2:
-        raise SharpenError(f"look compares models, and {len(named)} was given: name two at least, such as bicubic m")
+        raise SharpenError(
+            f"look compares models, and {len(named)} was given: name two at least, such as bicubic photo-m"
+        )
     out = Path(out).expanduser()
     if out.suffix.lower() not in (".html", ".htm"):
         raise SharpenError(f"{out} does not end in .html: give the page to write")
@@ -99,7 +106,9 @@ def _require_known(models: dict[str, str], scale: int) -> None:
     """Raises ConfigError for a model that is neither a name nor a file, before any of them computes."""
     names = ["bicubic", "teacher", *shipped_names(scale), *TEACHERS, *STAND_INS]
     for model in models.values():
-        if model not in names and not Path(model).expanduser().exists():
+        if NAME.fullmatch(model):
+            find_student(model, scale)
+        elif model not in names and not Path(model).expanduser().exists():
             hint = did_you_mean(model, names) or ": check the path"
             raise ConfigError(f"model {model} is neither a file nor one of {', '.join(names)}{hint}")
 
@@ -208,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bicubic, teacher (the default one), a teacher's name, a student that ships "
         f"({', '.join(shipped_names())}), or a file as sharpen takes it; two at least"
     )
-    add("--model", nargs="+", default=list(MODELS), metavar="MODEL", help=f"{text} (default: {' '.join(MODELS)})")
+    add("--model", nargs="+", metavar="MODEL", help=f"{text} (default: {' '.join(default_models(4))})")
     add("--out", metavar="FILE", help="the page to write (default: PHOTO-look.html in the current folder)")
     add("--scale", type=int, choices=(4, 2, 1), default=4, help="times larger (default: 4); 1: sharper, same size")
     add(
@@ -224,5 +233,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     out = args.out or f"{Path(args.photo).stem}-look.html"
     at = tuple(args.at) if args.at else None
-    print(look(args.photo, args.model, out, args.scale, args.device, at))
+    print(look(args.photo, args.model or default_models(args.scale), out, args.scale, args.device, at))
     return 0

@@ -6,6 +6,7 @@ Of a folder several photos are on their way at once: while one is read or writte
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -133,10 +134,11 @@ def sharpen(
         report(done.outcomes[-1])
     with tqdm(total=len(pairs.jobs), unit="image", desc=f"x{tool.scale}", miniters=0, disable=quiet) as bar:
         pipeline = Pipeline(tool, chosen, record, bar)
-        for outcome in pipeline.run(pairs.jobs):
-            done.outcomes.append(outcome)
-            report(outcome)
-            bar.update(1)
+        with contextlib.closing(pipeline.run(pairs.jobs)) as outcomes:
+            for outcome in outcomes:
+                done.outcomes.append(outcome)
+                report(outcome)
+                bar.update(1)
     done.seconds = time.perf_counter() - start
     return done
 

@@ -50,6 +50,14 @@ def test_refusals(photo, tmp_path):
     assert cli(["look", str(photo), "--model", "bicubic", str(tmp_path / "none.pth"), "--out", "x.html"]) != 0
 
 
+def test_a_size_alone_and_the_default_of_each_scale(photo, tmp_path, capsys):
+    assert cli(["look", str(photo), "--model", "bicubic", "s", "--out", str(tmp_path / "a.html")]) == 0
+    assert cli(["look", str(photo), "--scale", "1", "--out", str(tmp_path / "b.html")]) == 0
+    assert ">photo-s<" in (tmp_path / "b.html").read_text()
+    assert cli(["look", str(photo), "--scale", "1", "--model", "bicubic", "l", "--out", str(tmp_path / "c.html")]) != 0
+    assert "none ships for scale 1: choose one of photo-s" in capsys.readouterr().err
+
+
 def test_same_size(photo, models, tmp_path):
     page = look.look(photo, ["bicubic", models[1]], tmp_path / "p.html", scale=1).read_text()
     assert page.count('width="120" height="80"') == 3

@@ -25,7 +25,7 @@ from kd_utils.models import pipeline
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_photos_at_once_make_the_files_that_each_makes_alone(tmp_path, models, monkeypatch, at_once):
-    monkeypatch.setattr(pipeline, "networks_at_once", lambda tool: at_once)
+    monkeypatch.setattr(pipeline, "networks_at_once", lambda tool, tile: at_once)
     threads = torch.get_num_threads()
     for n in range(7):
         save(tmp_path / "in" / f"{n}.png", picture(40 + n, 30))

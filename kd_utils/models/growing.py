@@ -1,4 +1,4 @@
-"""A student that begins as another one: in its training form, wider and deeper, or of another scale."""
+"""One student made of another: its training form, a wider and deeper one, one of another scale."""
 
 from __future__ import annotations
 
@@ -65,11 +65,10 @@ def _grow_channels(large: Convolution, small: Convolution) -> None:
 
 @torch.no_grad()
 def rescale(plain: Student, scale: int) -> Student:
-    """A student of scale 2 or 1 that begins as plain `plain`, of scale 4, does on its input made smaller.
+    """A student of scale 2 or 1 made of `plain`, of scale 4, to go on training from.
 
-    All but the first convolution are the same. That one sees each square of 4/scale pixels at once, and begins with
-    their mean. The input, which is added at the end, is the larger one. Raises StudentError where `plain` is of another
-    scale.
+    It begins by computing what `plain` adds to the picture made smaller (each square of 4/scale pixels as its mean),
+    and adds that to the picture itself. Raises StudentError where `plain` is of another scale.
     """
     if plain.scale != 4:
         raise StudentError(f"a student of scale {plain.scale} cannot become one of scale {scale}: begin with one of 4")

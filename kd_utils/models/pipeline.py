@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from tqdm.auto import tqdm
 
 from kd_utils.common import files
@@ -25,8 +26,8 @@ from kd_utils.imaging.records import Decision, Entry, Record
 from kd_utils.models import tiling
 from kd_utils.models.engines import Tool
 
-IN_FLIGHT = 3  # photos in memory, where the network takes one at a time: one is read, one in it, one written
-AT_ONCE = 4  # photos in memory at the most, where the network takes several
+IN_FLIGHT = 3  # photos in memory at most, where the network takes one at a time: one is read, one in it, one written
+AT_ONCE = 4  # photos in memory at most, where the network takes several at a time
 STANDARD = Path("-")  # standard input or output
 
 
@@ -119,16 +120,17 @@ class Job:
     entry: Entry | None = None
 
 
-def networks_at_once(tool: Tool) -> int:
+def networks_at_once(tool: Tool, tile: int | None = None) -> int:
     """How many photos go through the network side by side.
 
-    On a CPU a photo for each core is faster than all cores on one photo: no core waits for another, nor for a file. A
+    On a CPU a photo for each core, up to `AT_ONCE`, is faster than all cores on one photo: no core waits for another. A
     network whose tiles are large takes one after the other, and so do a GPU and engines with threads of their own.
     """
     smallest_tile = (tiling.SMALLEST + 2 * tool.reach.radius) ** 2 * tool.reach.pixel_bytes
-    if tool.device.type != "cpu" or not tool.engine.startswith("PyTorch") or smallest_tile > tiling.CPU_BUDGET:
+    if tool.device.type != "cpu" or not tool.engine.startswith("PyTorch") or tile or smallest_tile > tiling.CPU_BUDGET:
         return 1
-    return min(AT_ONCE, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return max(n for n in range(1, min(AT_ONCE, threads) + 1) if threads % n <= 1)  # at most one core is idle
 
 
 class Pipeline:
@@ -140,18 +142,20 @@ class Pipeline:
         self.start = time.perf_counter()
         self.megapixels = 0.0
         self.stopped = False
+        self.network = threading.Semaphore(1)
 
-    def run(self, pairs: list[tuple[Path, Path]]) -> Iterator[Outcome]:
+    def run(self, pairs: list[tuple[Path, Path]]) -> Generator[Outcome, None, None]:
         """The outcomes, in the order of the photos."""
-        at_once = networks_at_once(self.tool)
-        last = len(pairs) % at_once  # they have the cores to themselves
+        at_once = networks_at_once(self.tool, self.options.tile)
+        last = len(pairs) % at_once  # they share all cores
         yield from self._run(pairs[: len(pairs) - last], at_once)
         yield from self._run(pairs[len(pairs) - last :], last)
 
-    def _run(self, pairs: list[tuple[Path, Path]], at_once: int) -> Iterator[Outcome]:
+    def _run(self, pairs: list[tuple[Path, Path]], at_once: int) -> Generator[Outcome, None, None]:
         if not pairs:
             return
-        self.network = threading.Semaphore(at_once)
+        self.network = threading.Semaphore(at_once)  # where it takes one at a time, others are read and written
+        watch = register_module_forward_pre_hook(self._stop_network)
         threads = torch.get_num_threads()
         pool = ThreadPoolExecutor(
             at_once if at_once > 1 else IN_FLIGHT,
@@ -160,12 +164,18 @@ class Pipeline:
         )
         try:
             yield from pool.map(self.make, pairs)
-        except BaseException:  # Ctrl-C: what is in the network ends after its tile
+        except BaseException:  # Ctrl-C, or the caller wants no more
             self.stopped = True
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+            watch.remove()
             torch.set_num_threads(threads)
+
+    def _stop_network(self, *_: object) -> None:
+        """End a network that nobody waits for any more: called before each of its layers, and after each tile."""
+        if self.stopped:
+            raise KeyboardInterrupt  # not an error of the photo, which would only be noted
 
     def make(self, pair: tuple[Path, Path]) -> Outcome:
         """One photo from its file to its output."""
@@ -230,8 +240,7 @@ class Pipeline:
             job.photo = None
 
     def _progress(self, pixels: int) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt  # which, unlike an error, no photo survives
+        self._stop_network()
         self.megapixels += pixels / 1e6
         speed = self.megapixels / (time.perf_counter() - self.start)
         self.bar.set_postfix_str(f"{self.megapixels:.1f} MP, {speed:.2f} MP/s", refresh=False)

@@ -10,7 +10,10 @@ from kd_utils.config import ASSETS, shipped
 from kd_utils.models import student
 from kd_utils.overrides import did_you_mean
 
-FAMILIES = ("photo", "anime")  # taught by x4plus and by anime_6B; the first is meant where a name is only a size
+FAMILIES = (
+    "photo",
+    "anime",
+)  # of scale 4, taught by x4plus and by anime_6B; the first is meant where a name is only a size
 NAME = re.compile(rf"((?:{'|'.join(FAMILIES)})-)?([sml])")  # of a student that ships
 DEFAULTS = {4: "photo-m", 2: "photo-m", 1: "photo-s"}  # by scale
 
@@ -18,12 +21,12 @@ DEFAULTS = {4: "photo-m", 2: "photo-m", 1: "photo-s"}  # by scale
 def find_student(model: str | Path = "", scale: int = 4) -> Path:
     """A student's file by its path, or by name (or nothing) among those that ship for `scale` 4, 2 or 1.
 
-    A name is a family and a size, such as "anime-m": the family says which teacher taught it. A size alone is of the
+    A name is a family and a size, such as "anime-m": the family says what it is for. A size alone is of the
     family photo. Where none of the name ships for scale 2, that of 4 serves, resized down. Raises ConfigError.
     """
     name = str(model) or DEFAULTS[scale]
     parts = NAME.fullmatch(name)
-    if parts:
+    if parts:  # a size alone is of the first family
         name = name if parts[1] else f"{FAMILIES[0]}-{name}"
         known = shipped_names(scale)
         if known and name not in known:
@@ -47,7 +50,10 @@ def _file_name(name: str, scale: int) -> str:
 
 
 def shipped_names(scale: int = 4) -> list[str]:
-    """The names that `find_student` knows at a scale, by the files that are there: photo-s, photo-m and so on."""
+    """The names that `find_student` knows at a scale, by the files that are there: photo-s, photo-m and so on.
+
+    At scale 2 they are those of scale 4, which serve there.
+    """
     prefix = f"student_x{1 if scale == 1 else 4}_"
     names = []
     for path in (ASSETS / "weights").glob(f"{prefix}*.pth"):
@@ -63,11 +69,14 @@ def taught_by(teacher: str, sha256: str, size: str, scale: int) -> tuple[Path, b
 
     Where the teacher taught none, it is the one of the family photo. Raises ConfigError where none of the size ships.
     """
-    alike = []
+    there, alike = [], []
     for name in shipped_names(scale):
         path = find_student(name, scale)
         net = student.load(path)
-        if (net.feat, net.convs, net.scale) != (*student.shape(size), scale):
+        if net.scale != scale:
+            continue
+        there.append(name)
+        if (net.feat, net.convs) != student.shape(size):
             continue
         if net.meta.get("teacher_sha256") == sha256 or net.meta.get("teacher") == teacher:
             return path, True
@@ -75,6 +84,6 @@ def taught_by(teacher: str, sha256: str, size: str, scale: int) -> tuple[Path, b
     if alike:
         return alike[0], False
     raise ConfigError(
-        f"train.init=shipped: no student of size {size} and scale {scale} ships (there: "
-        f"{', '.join(shipped_names(scale))}): choose student.size among those, or leave train.init out"
+        f"train.init=shipped: no student of size {size} and scale {scale} ships (there: {', '.join(there) or 'none'}): "
+        "choose student.size among those, or name a file: one of scale 4 can begin one of scale 2 or 1"
     )

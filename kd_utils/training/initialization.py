@@ -76,9 +76,10 @@ def initial_student(cfg: Config, ref: TeacherRef, crops: Crops, device: torch.de
 
 
 def _from_file(cfg: Config, crops: Crops, device: torch.device) -> Student:
-    """The student of `train.init`: as it is, of a smaller scale, grown to a larger `student.size`, or cut down."""
+    """The student of `train.init`, at need made one of scale 2 or 1, grown, or (scale 4) cut down to `student.size`."""
     net = student.load(Path(cfg.train.init).expanduser())
-    if net.scale == 4 and cfg.scale != 4:
+    given = net.scale
+    if given == 4 and cfg.scale != 4:
         net = growing.rescale(net, cfg.scale)
     have, want = (net.feat, net.convs), student.shape(cfg.student.size)
     if net.scale == cfg.scale:
@@ -89,9 +90,9 @@ def _from_file(cfg: Config, crops: Crops, device: torch.device) -> Student:
         if net.scale == 4 and have[0] >= want[0] and have[1] >= want[1]:
             return _cut(net, cfg, crops, device)
     raise TrainError(
-        f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {net.scale}, "
+        f"train.init={cfg.train.init} is of width {net.feat}, {net.convs} convolutions and scale {given}, "
         f"which cannot become student.size={cfg.student.size}, scale={cfg.scale}: name another file, or set "
-        f"student.size={net.feat}x{net.convs} or larger, scale={net.scale}; train.init= begins with random weights"
+        f"student.size={net.feat}x{net.convs} or larger, scale={given}; train.init= begins with random weights"
     )
 
 
