@@ -310,7 +310,7 @@ def test_it_fits_a_phone_and_every_control_has_a_name(page):
 @pytest.mark.slow
 def test_memory_for_an_output_of_12_megapixels(page, browser, tmp_path):
     source = save(tmp_path / "photo.png", photo(7, 1000, 750))
-    choose(page, source, "s (small), 4 times larger")
+    choose(page, source, "photo s (small), 4 times larger")
     wait_for(page, re.compile("Done in"))
     assert saved(page, tmp_path / "page.png").shape == (3000, 4000, 3)
 
