@@ -30,7 +30,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 SUFFIXES = (".png", *JPEG_SUFFIXES, ".webp", *TIFF_SUFFIXES, ".avif", ".bmp")
 # The longest side in pixels: libjpeg, WebP and AVIF have limits of their own.
 SIDES = {**dict.fromkeys(JPEG_SUFFIXES, 65500), ".webp": 16383, ".avif": 16384}
-PNG_LEVEL, PNG_FILTER = 3, pyvips.ForeignPngFilter.PAETH  # docs/sharpen.md compares them
+PNG_LEVEL, PNG_FILTER = 3, pyvips.ForeignPngFilter.AVG  # docs/sharpen.md compares them
 BIG = 3 << 30  # bytes of pixels from which on a TIFF is a BigTIFF
 QUALITY = 92  # of a JPEG or WebP, at least
 AVIF_QUALITY = 85
