@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import labelling, measure, preparation, scale_out, training_step, upscaling
+from benchmarks import labelling, measure, preparation, scale_out, training_step, training_terms, upscaling
 
 QUICK = {
     upscaling: ["--input", "120x68", "--turns", "2"],
     labelling: ["--turns", "2"],
     training_step: ["--turns", "2", "--sizes", "s"],
+    training_terms: ["--steps", "10"],
     preparation: ["--counts", "10,20"],
     scale_out: ["--crops", "60"],
 }

@@ -1,10 +1,11 @@
 """How much of `sharpen`'s time is the network's: python -m benchmarks.sharpen_pipeline PHOTOS [--old WORKTREE]
 
-The same photos go in turns through the network alone, through `sharpen` to each kind of file, and through the `sharpen`
-of an older commit, if --old names a worktree of one (git worktree add PATH COMMIT). With --frames 40 the photos are 40
-frames of 480x270, cut from the first photo, each a little further on, as of a film. Each turn is a process of its own;
-its seconds count from the loaded model on. The network alone runs over the tiles that `sharpen` makes of the photos, one photo at a time on all threads. On
-a machine that others use as well, the processor's seconds tell more than the clock's.
+The same photos go in turns through the network alone, one photo at a time on all threads, through `sharpen` to each
+kind of file, and through the `sharpen` of an older commit, if --old names a worktree of one (git worktree add PATH
+COMMIT). With --frames 40 the photos are 40 frames of 480x270, cut from the first photo, each a little further on, as
+of a film. Each turn is a process of its own; its seconds count from the loaded model on. The network alone runs over
+the tiles that `sharpen` makes of the photos. On a machine that others use as well, the processor's seconds tell more
+than the clock's.
 """
 
 from __future__ import annotations
