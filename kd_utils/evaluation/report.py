@@ -94,7 +94,7 @@ def in_words(e: Evaluation) -> str:
 def _as_sharp(sharpness: float) -> str:
     """A sharpness, as a share of the teacher's, in words."""
     if sharpness > 1 + AS_CRISP:
-        return f"{sharpness - 1:.0%} sharper than the teacher's"
+        return f"{sharpness - 1:.0%} sharper than the teacher's, by noise or texture that the teacher takes out"
     if sharpness < 1 - AS_CRISP:
         return f"{1 - sharpness:.0%} softer than the teacher's"
     return "as sharp as the teacher's"
