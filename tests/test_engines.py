@@ -42,7 +42,7 @@ def test_auto_takes_bf16_only_where_pictures_stay_close(monkeypatch):
     monkeypatch.setattr(devices, "has_fast_bf16", lambda: True)
     monkeypatch.setattr(cpu_engines, "has_openvino", lambda: False)  # PyTorch imitates bf16 on every CPU
     torch.manual_seed(0)
-    net = student.Student(8, 2).eval()
+    net = student.Student(32, 2).eval()
     near = engines.choose(net, torch.device("cpu"), "auto")
     assert near.dtype == "bf16" and "of 255 levels from fp32" in near.remark and near.name.startswith("PyTorch")
 
@@ -51,6 +51,8 @@ def test_auto_takes_bf16_only_where_pictures_stay_close(monkeypatch):
         net.layers[-1].weight.mul_(500)
     far = engines.choose(net, torch.device("cpu"), "auto")
     assert far.dtype == "fp32" and far.remark.startswith("bf16 is at most")
+    narrow = engines.choose(student.Student(24, 2).eval(), torch.device("cpu"), "auto")
+    assert narrow.dtype == "fp32" and narrow.remark == "bf16 is slower with 24 channels"
     x = cpu_engines.sample()
     with torch.inference_mode():
         assert torch.equal(far.run(x), engines.torch_engine(net, torch.device("cpu"))(x))

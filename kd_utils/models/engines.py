@@ -22,6 +22,7 @@ from kd_utils.models.cpu_engines import Run
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
 STUDENTS_ONLY = ("onnx", "openvino")  # on the CPU, from the graph that a student is written as
+WIDE = 32  # channels of a student from which on PyTorch's bf16 is faster than its fp32: docs/performance.md
 EVEN = 0.75  # the mean gradient of a blend by w grows like w ** 1.35: measured, docs/sharpen.md
 
 
@@ -151,6 +152,8 @@ def _fastest_on_cpu(net: torch.nn.Module, device: torch.device) -> Engine:
     exact = choose(net, device, "openvino") if by_openvino else _torch(net, device)
     if not devices.has_fast_bf16():
         return exact
+    if not by_openvino and isinstance(net, student.Student) and net.feat < WIDE:
+        return dataclasses.replace(exact, remark=f"bf16 is slower with {net.feat} channels")
 
     half = cpu_engines.openvino_run(net, bf16=True) if by_openvino else torch_engine(net, device, torch.bfloat16)
     parity = cpu_engines.compare(exact.run, half)
