@@ -1,6 +1,6 @@
 """Labelling by one process and by two (torchrun), and what a hundred thousand crops cost beside a thousand.
 
-    python -m benchmarks.scale_out [--crops 240] [--teacher student_x4_photo_m]
+    python -m benchmarks.scale_out [--crops 3840] [--teacher student_x4_photo_m]
 
 Each process has one core. The clock's seconds count here, so it is no use on a machine that others load; the start of
 the processes, which is measured with nothing left to label, is taken off. That two processes train as one does is a
@@ -48,7 +48,7 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         photos, work = Path(name, "photos"), Path(name, "work")
         photos.mkdir()
-        for n in range(16):  # as many shards, which are shared out
+        for n in range(16):  # 14 train: with 256 crops of each as many shards, which are shared out
             grain = np.random.default_rng(n).integers(-6, 7, data.astronaut().shape)
             cv2.imwrite(str(photos / f"{n}.png"), np.clip(data.astronaut() + grain, 0, 255).astype(np.uint8))
         settings = f"data.photos={photos} data.valid_count=1 data.test_count=1 teacher={args.teacher} device=cpu"
@@ -68,7 +68,7 @@ def bench(args: argparse.Namespace, peaks: Peaks) -> list[Row]:
 
 def parser() -> argparse.ArgumentParser:
     parser = measure.options(__doc__)
-    parser.add_argument("--crops", type=int, default=240, help="crops to label (default: 240)")
+    parser.add_argument("--crops", type=int, default=3840, help="at least 3840, or the shards of 256 do not share out")
     parser.add_argument("--teacher", default="student_x4_photo_m", help="who labels them (default: student_x4_photo_m)")
     return parser
 
