@@ -19,6 +19,7 @@ import numpy as np
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.results import FAMILIES
 from kd_utils import sharpen
 from kd_utils.common import files
 from kd_utils.config import ROOT
@@ -37,9 +38,8 @@ MOVING = 1  # which scene moves
 GAP = 8
 LIMIT = 1_000_000  # bytes of each file
 SEED = 3
-# of models.jpg: which scenes, each by which degradation, and the teacher of each family
+# of models.jpg: which scenes, each by which degradation
 COMPARED = ((1, "light"), (2, "light"), (2, "two_order"))
-TEACHERS = {"photo": "x4plus", "anime": "anime_6B"}
 
 
 def scene(name: str, left: int, top: int) -> np.ndarray:
@@ -106,7 +106,7 @@ def by_every_model() -> Image.Image:
     for number, profile in COMPARED:
         original = scene(*SCENES[number])
         small = Photo(degrade(original[None], [SEED], 4, profile)[0])
-        for family, teaches in TEACHERS.items():
+        for teaches, family in FAMILIES.items():
             names = [name for name in shipped.shipped_names() if name.startswith(family)]
             tools = {name: sharpen.load(name) for name in names}
             tools[teaches] = sharpen.load(teacher.find_teacher(teaches).path)
