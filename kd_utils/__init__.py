@@ -26,7 +26,8 @@ How it is started:
     notebook_forms.py their parameters, and what a command gives them
     colab.py          what is different on Google Colab
     forecast.py       what a notebook will download and take, said before
-    lessons.py        what the notebooks show
+    lessons.py        what the notebooks show of data, labels and training
+    lessons_sharpen.py  what they show of a student at work
     uploads.py        photos from the browser and back
     doctor.py         what this machine has, and what it lacks
     badges.py         badges, clone lines and lists of models in the notebooks

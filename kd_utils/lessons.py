@@ -1,4 +1,4 @@
-"""What the notebooks show: tables, a batch, the terms of the loss, live curves and controls.
+"""What the notebooks show of data, labels and a training: tables, terms of the loss, live curves and controls.
 
 Images are uint8 (H, W, 3) RGB arrays, tensors are (N, 3, H, W) in [0, 1]. Every picture is lower than a screen.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,19 @@ from IPython.display import HTML, Markdown, display
 from PIL import Image
 from torch import Tensor
 
-from kd_utils import colab, look, sharpen
 from kd_utils.common import files
-from kd_utils.common.errors import SharpenError
 from kd_utils.common.tensors import enlarged, to_tensor, to_uint8
 from kd_utils.config import Config
 from kd_utils.data import degradations
 from kd_utils.data.crops import Batch
 from kd_utils.evaluation import curves, figures, metrics, viewer
-from kd_utils.imaging import reading
-from kd_utils.imaging.reading import Photo
-from kd_utils.models.pipeline import Tool, apply
 from kd_utils.models.teacher import TeacherRef
 from kd_utils.prepare import Prepared
-from kd_utils.sharpen import Summary
 from kd_utils.train import Trained
 from kd_utils.training.losses import baseline_config
 from kd_utils.training.validation import ValidationEvent
 from kd_utils.workdir import training_title
 
-COMPARED = 768  # pixels: side of the pictures that notebook 05 compares, each of which it holds in full
 LISTED = 12  # files of a folder that are listed one by one
 
 
@@ -242,60 +234,6 @@ def show_curves(trained: Trained) -> Image.Image:
     return curves.curve(history, baseline=baseline)
 
 
-# ---- sharpening
-
-
-def small_picture(path: str) -> Photo:
-    """A picture to begin with: the most detailed part of the photo `path`, or a sample that is made small and soft."""
-    if path:
-        return Photo(reading.to_rgb(most_detailed_part(Path(path), 256)))
-    from skimage.data import coffee
-
-    return Photo(degradations.degrade(coffee()[None], [1], 4, "light")[0])
-
-
-def sharpen_photos(cfg: Config, tool: Tool, given: Sequence[Path], strength: float) -> Summary:
-    """Sharpen what `uploads.chosen_photos` gave, into ``sharpened/`` on Drive or, without one, in the work folder.
-
-    Raises SharpenError where not one photo could be sharpened.
-    """
-    folder = Path(cfg.drive or cfg.workdir).expanduser() / "sharpened"
-    options = {"model": tool.path, "scale": tool.scale, "strength": strength, "device": cfg.device}
-    done = sharpen.sharpen(list(given), folder, **options)
-    if not done.sources:
-        raise SharpenError("; ".join(why for _, why in done.failed))
-    return done
-
-
-def compare(cfg: Config, tool: Tool, photo: Photo) -> HTML:
-    """The chosen model beside plain enlargement, your own student, its baseline, and those that ship."""
-    models = colab.models_to_compare(cfg, tool.path, tool.scale)
-    pixels = reading.to_rgb(photo)
-    left, top, right, bottom = figures.most_detailed(pixels, COMPARED // tool.scale)
-    return HTML(look.widget(pixels[top:bottom, left:right], models, tool.scale, cfg.device))
-
-
-def most_detailed_part(path: Path, side: int) -> Photo:
-    """The square of `side` pixels of a photo that has the most detail."""
-    photo = reading.read(path)
-    left, top, right, bottom = figures.most_detailed(reading.to_rgb(photo), side)
-    part = slice(top, bottom), slice(left, right)
-    alpha = photo.alpha if photo.alpha is None else photo.alpha[part]
-    return replace(photo, pixels=photo.pixels[part], alpha=alpha)
-
-
-def show_strengths(tool: Tool, photo: Photo, strengths: Sequence[float] = (0, 0.5, 1)) -> Image.Image:
-    """A photo sharpened with several strengths, and below each its most detailed place."""
-    images = {f"strength {s:g}": sharpened(tool, photo, s) for s in strengths}
-    last = list(images.values())[-1]
-    return figures.panel(images, [figures.most_detailed(last, max(last.shape) // 4)])
-
-
-def sharpened(tool: Tool, photo: Photo, strength: float) -> np.ndarray:
-    """A photo sharpened, uint8 (H, W, 3) RGB; with strength 0 it is only enlarged."""
-    return reading.to_rgb(apply(tool, photo, strength))
-
-
 # ---- controls of a running notebook
 
 
@@ -309,24 +247,10 @@ def explore_degradation(photo: np.ndarray, scale: int) -> Any:
     seeds = widgets.IntSlider(3, 0, 99, description="seed")
     profiles = widgets.Dropdown(options=degradations.PROFILES, value="two_order", description="profile")
     scales = widgets.Dropdown(options=degradations.SCALES, value=scale, description="scale")
-    return _with_picture(draw, seeds, profiles, scales)
+    return with_picture(draw, seeds, profiles, scales)
 
 
-def explore_strength(tool: Tool, photo: Photo, strength: float) -> Any:
-    """A widget that sharpens a photo with a strength of one's choice."""
-    import ipywidgets as widgets
-
-    plain = sharpened(tool, photo, 0)
-
-    def draw(strength: float) -> Image.Image:
-        sharp = sharpened(tool, photo, strength)
-        return figures.grid([("enlarged only", plain), (f"strength {strength:g}", sharp)], cell=480)
-
-    slider = widgets.FloatSlider(strength, min=0, max=1, step=0.05, description="strength", continuous_update=False)
-    return _with_picture(draw, slider)
-
-
-def _with_picture(draw: Callable[..., Image.Image], *controls: Any) -> Any:
+def with_picture(draw: Callable[..., Image.Image], *controls: Any) -> Any:
     """Controls above what `draw` makes of their values: now, and again when one of them changes."""
     import ipywidgets as widgets
 

@@ -23,7 +23,7 @@ DIRECTION = [
     {"data"},
     {"training"},
     {"prepare", "label", "train", "evaluate", "sharpen", "look", "export", "demo", "doctor", "badges"},
-    {"colab", "forecast", "lessons", "uploads", "notebook_forms"},
+    {"colab", "forecast", "lessons", "lessons_sharpen", "uploads", "notebook_forms"},
     {"run_notebooks"},
     {"__main__"},
 ]
