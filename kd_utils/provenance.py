@@ -17,6 +17,7 @@ from kd_utils.common import files
 from kd_utils.common.errors import StoreError
 from kd_utils.config import INITS, VGGS, Config, to_dict
 from kd_utils.imaging.reading import reader_version
+from kd_utils.models import student
 from kd_utils.models.teacher import TeacherRef
 from kd_utils.overrides import flatten
 
@@ -26,6 +27,10 @@ Provenance = dict[str, Any]  # dotted keys of settings, and hashes: it goes to d
 NOT_TRAINED = ("compile", "valid_every", "save_every", "keep", "baseline")
 # Settings that name a file, and the words that may stand there instead.
 FILE_SETTINGS = {"train.init": INITS, "loss.vgg": VGGS}
+
+# A training records the shape of its network, as s, m and l can come to mean another one. Older ones recorded the
+# letter, which meant these.
+SIZES_BEFORE = {"s": "24x8", "m": "32x14", "l": "32x31"}
 
 # Where `train.steps` was raised: [steps asked for, steps reached] of each part before the last.
 CHAIN = "train.chain"
@@ -62,6 +67,8 @@ def training_provenance(cfg: Config, labels: Provenance, chain: Sequence[list[in
         del fields[f"train.{name}"]
     if not cfg.loss.uses_vgg:
         del fields["loss.vgg"]
+    feat, convs = student.shape(cfg.student.size)
+    fields["student.size"] = f"{feat}x{convs}"
 
     # a file counts by its name and its hash
     for key, words in FILE_SETTINGS.items():
@@ -101,6 +108,8 @@ def with_defaults(have: Provenance, want: Provenance) -> Provenance:
     A setting that did not exist yet is taken at its default, which is what the older version did.
     """
     have = dict(have)
+    if have.get("student.size") in SIZES_BEFORE:
+        have["student.size"] = SIZES_BEFORE[have["student.size"]]
     for key, words in FILE_SETTINGS.items():
         # once a file was recorded by the path that was given, without its hash: only its name can be compared
         if have.get(key) and have[key] not in words and f"{key}_sha256" not in have:

@@ -10,7 +10,7 @@ import time
 import pytest
 from helpers.training import config, difference
 
-from kd_utils import train
+from kd_utils import provenance, train
 from kd_utils.common import files
 from kd_utils.common.errors import EvaluateError
 from kd_utils.models import student
@@ -155,6 +155,27 @@ def test_an_older_work_folder_goes_on(labelled, raised, tmp_path):
     own.unlink()
     train.train(config(labelled, tmp_path, f"{SMALL} train.steps=14"))
     assert (tmp_path / "train" / "student-steps=12" / "student_model.pth").read_bytes() == data
+
+
+def test_a_size_that_means_another_shape_now_trains_in_its_own_folder(labelled, tmp_path, monkeypatch, capsys):
+    """Older trainings recorded the letter of a size; what it meant then counts."""
+    out = train.train(config(labelled, tmp_path, f"{SMALL} train.steps=4"))
+    own = tmp_path / "train" / "student" / "student_model.pth"
+    net = student.load(own)
+    assert net.meta["provenance"]["student.size"] == "8x2"
+    net.meta["provenance"]["student.size"] = "s"
+    for path in (own, out.student):
+        student.save(net, path, net.meta)
+    data = own.read_bytes()
+
+    monkeypatch.setattr(provenance, "SIZES_BEFORE", {"s": "8x2"})
+    monkeypatch.setattr(student, "SIZES", {"s": (16, 2)})
+    train.train(config(labelled, tmp_path, f"{SMALL} train.steps=4"))
+    assert own.read_bytes() == data
+    out = train.train(config(labelled, tmp_path, f"{SMALL} train.steps=4 student.size=s"))
+    assert 'student.size was "8x2", now "16x2"): it trains in' in capsys.readouterr().out
+    assert student.load(tmp_path / "train" / "student-size=s" / "student_model.pth").feat == 16
+    assert own.read_bytes() == data and made_of(out.student)["student.size"] == "16x2"
 
 
 def test_drive_follows_and_gives_back(labelled, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kd_utils.common import sources
 from kd_utils.common.names import display_name
 from kd_utils.evaluation.scores import Evaluation, Timing
+from kd_utils.models import student
 
 NAMED = 12  # photos that are named one by one
 
@@ -84,6 +85,7 @@ def _training(e: Evaluation) -> str:
         loss += f" ({str(made['loss.vgg']).rsplit('/', 1)[-1]} weights)"
 
     size, steps, batch = (made.get(key) for key in ("student.size", "train.steps", "train.batch"))
+    size = student.size_of(str(size))
     parts = [part[1] for part in made.get("train.chain", [])]
     raised = f" (train.steps was raised at {', '.join(f'{step:,}' for step in parts)})" if parts else ""
     return f"student {size}, {steps:,} steps{raised} of {batch} crops; loss: {loss}"

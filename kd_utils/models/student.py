@@ -144,6 +144,11 @@ def shape(size: str) -> tuple[int, int]:
     return feat, convs
 
 
+def size_of(shape: str) -> str:
+    """The name in `SIZES` of a shape such as "32x14"; a shape without a name stays as it is."""
+    return next((name for name, (feat, convs) in SIZES.items() if shape == f"{feat}x{convs}"), shape)
+
+
 def build(size: str, scale: int = 4, expand: int = 0) -> Student:
     """A new student of a size (see `shape`); its random weights come from torch's current seed."""
     return Student(*shape(size), scale=scale, expand=expand)

@@ -125,7 +125,10 @@ def _name(have: Provenance, want: Provenance) -> str:
     changed = [key for key in provenance.differing(have, want) if not key.endswith("_sha256")]
     parts = []
     for key in changed[:NAMED]:
-        value = re.sub(r"[^\w.+-]+", "-", str(want.get(key))).strip("-")
+        value = str(want.get(key))
+        if key == "student.size":
+            value = student.size_of(value)
+        value = re.sub(r"[^\w.+-]+", "-", value).strip("-")
         parts.append(f"{key.rsplit('.', 1)[-1]}={value[:LONGEST]}")
     if len(changed) > NAMED:
         parts.append(f"{len(changed) - NAMED}-more")
