@@ -46,7 +46,7 @@ def ours(size: str, crops: MadeCrops, dtype: str) -> Callable[[], None]:
     net = student.build(size)
     state = TrainState.initial(net.train(), cfg.train, runtime)
     run = _Run(cfg, runtime)
-    coming: Iterator[Batch] = batches(crops, cfg.train, 0, runtime, 0)
+    coming: Iterator[Batch] = batches(crops, cfg, 0, runtime, 0)
     return lambda: train.train_step(run, state, net, next(coming), None)
 
 

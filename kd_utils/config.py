@@ -124,6 +124,11 @@ class LossConfig:
     margin: int = setting(0, at_least(0))
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether a term looks at the teacher's output: none does of a baseline."""
+        return any((self.teacher, self.perceptual, self.fft, self.gradient, self.screen, self.adversarial))
+
+    @property
     def uses_vgg(self) -> bool:
         return bool(self.perceptual or self.perceptual_gt)
 
@@ -132,6 +137,8 @@ class LossConfig:
 class TrainConfig:
     steps: int = setting(20_000, above(0))
     batch: int = setting(16, above(0), at_most(65_536))
+    # part of the crops whose input is the label itself made smaller: clean pictures, without a new label
+    clean_inputs: float = setting(0.0, at_least(0), at_most(1))
     optimizer: str = setting("adam", one_of("adam", "soap"))
     lr: float = setting(1e-3, above(0))
     lr_end: float = setting(1e-6, at_least(0))

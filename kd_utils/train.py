@@ -139,7 +139,7 @@ def fit(run: Run, saved: tuple[int, dict[str, Any]] | None) -> None:
         disable=not runtime.is_main,
     )
     with bar, _stops_clearly(run, state):
-        for batch in batches(crops, settings, training_seed(cfg), runtime, state.step):
+        for batch in batches(crops, cfg, training_seed(cfg), runtime, state.step):
             loss = train_step(run, state, model, batch, vgg)
             meter.add(loss)
             bar.update()

@@ -197,12 +197,19 @@ class BatchPlan:
     ids: np.ndarray  # (N,) numbers of crops
     symmetries: np.ndarray  # (N,) 0 to 7: how each is turned and mirrored
     positions: np.ndarray  # (N, 2), see Batch
+    draws: np.ndarray  # (N,) in [0, 1): which of them get a clean input (training/batches.py)
+
+    @classmethod
+    def of(cls, ids: np.ndarray) -> BatchPlan:
+        """These crops as they lie."""
+        n = len(ids)
+        return cls(ids, np.zeros(n, int), np.zeros((n, 2)), np.ones(n))
 
     def part(self, rank: int, world: int) -> BatchPlan:
         """The contiguous part of one of `world` processes."""
         n = len(self.ids)
         mine = slice(rank * n // world, (rank + 1) * n // world)
-        return BatchPlan(self.ids[mine], self.symmetries[mine], self.positions[mine])
+        return BatchPlan(self.ids[mine], self.symmetries[mine], self.positions[mine], self.draws[mine])
 
 
 class Crops:
@@ -235,8 +242,7 @@ class Crops:
 
     def all(self) -> Batch:
         """Every crop as it lies."""
-        ids = np.arange(len(self))
-        return self.batch(BatchPlan(ids, np.zeros_like(ids), np.zeros((len(ids), 2))))
+        return self.batch(BatchPlan.of(np.arange(len(self))))
 
 
 def _stack(images: list[np.ndarray]) -> Tensor:
@@ -260,7 +266,7 @@ def sample_batch(seed: int, step: int, batch: int, n: int) -> BatchPlan:
         ids.append(_permutation(seed, epoch, n)[within])
 
     rng = np.random.default_rng([seed, 2, step])
-    return BatchPlan(np.array(ids), rng.integers(8, size=batch), rng.random((batch, 2)))
+    return BatchPlan(np.array(ids), rng.integers(8, size=batch), rng.random((batch, 2)), rng.random(batch))
 
 
 @lru_cache(maxsize=2)

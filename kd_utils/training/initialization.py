@@ -107,7 +107,7 @@ def _cut(whole: Student, cfg: Config, crops: Crops, device: torch.device) -> Stu
     side = cfg.data.crop // cfg.scale
     order = np.random.default_rng([training_seed(cfg), 3]).permutation(len(crops))
     ids = order[: max(4, FITTED // side**2)]
-    batch = crops.batch(BatchPlan(ids, np.zeros_like(ids), np.zeros((len(ids), 2))))
+    batch = crops.batch(BatchPlan.of(ids))
 
     place = device if device.type == "cuda" else torch.device("cpu")  # the fit needs float64
     lr = to_tensor(batch.lr.numpy(), place)  # (n, 3, side, side)
