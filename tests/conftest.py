@@ -13,6 +13,7 @@ from helpers.server import Handler, Site
 from helpers.training import TINY, config
 
 from kd_utils import label, prepare, train
+from kd_utils.__main__ import main
 from kd_utils.common import downloads
 from kd_utils.config import make
 from kd_utils.models import student, teacher
@@ -64,6 +65,25 @@ def models(tmp_path_factory) -> dict[int, str]:
             last.bias += torch.linspace(-0.03, 0.03, 48)  # up to 8 levels
         student.save(net, folder / f"x{scale}.pth")
     return {scale: str(folder / f"x{scale}.pth") for scale in (4, 2, 1)}
+
+
+@pytest.fixture
+def enlarge(tmp_path, models, capsys):
+    """A function that sharpens the bytes of a file at strength 0, where the output is the input enlarged.
+
+    Tests read the output by another library than ours, which is libvips.
+    """
+
+    def run(data: bytes, name: str, output: str = "") -> Path:
+        source, target = tmp_path / "in" / name, tmp_path / "out" / (output or name)
+        source.parent.mkdir(exist_ok=True)
+        source.write_bytes(data)
+        code = main(["sharpen", str(source), str(target), "--model", models[4], "--strength", "0"])
+        said = capsys.readouterr()
+        assert code == 0 and target.is_file(), said.out + said.err
+        return target
+
+    return run
 
 
 @pytest.fixture

@@ -43,10 +43,11 @@ def written(photo: Photo, suffix: str) -> bytes:
 
 
 def tiff(a: np.ndarray, planar: bool = False, **options) -> bytes:
-    """(H, W, C), as tifffile writes it."""
-    buffer, how = io.BytesIO(), "separate" if planar else "contig"
-    options = {"photometric": "rgb"} | options
-    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, planarconfig=how, **options)
+    """Gray (H, W) or (H, W, C), as tifffile writes it."""
+    buffer = io.BytesIO()
+    kind, how = "rgb" if a.ndim == 3 else "minisblack", "separate" if planar else "contig"
+    options = {"photometric": kind, "planarconfig": how} | options
+    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, **options)
     return buffer.getvalue()
 
 
