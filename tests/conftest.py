@@ -19,6 +19,7 @@ from kd_utils.config import make
 from kd_utils.models import student, teacher
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+pytest.register_assert_rewrite("helpers.pixels")  # its asserts, too, say which values differ
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not want
