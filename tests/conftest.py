@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import shutil
+import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from helpers import pipeline
 from helpers.server import Handler, Site
 from helpers.training import TINY, config
 
-from kd_utils import label, prepare, train
+from kd_utils import colab, label, prepare, train
 from kd_utils.__main__ import main
 from kd_utils.common import downloads
 from kd_utils.config import make
@@ -124,3 +127,27 @@ def trained(labelled, tmp_path_factory):
     cfg = config(labelled, tmp_path_factory.mktemp("trained"))
     seen = []
     return cfg, train.train(cfg, watch=seen.append), seen
+
+
+@pytest.fixture
+def google(monkeypatch, tmp_path):
+    """A stand-in for google.colab, which exists on Colab only; its drive has a MyDrive once it is mounted."""
+    module = types.ModuleType("google.colab")
+    module.mounted = []
+
+    def mount(place):
+        module.mounted.append(place)
+        Path(place, "MyDrive").mkdir(parents=True)
+
+    def flush_and_unmount():
+        shutil.rmtree(Path(module.mounted[-1], "MyDrive"))
+        module.flushed = True
+
+    module.drive = types.SimpleNamespace(mount=mount, flush_and_unmount=flush_and_unmount)
+    module.files = types.SimpleNamespace(upload=lambda: {"a.png": b"abc"})
+    if "google" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    monkeypatch.setattr(sys.modules["google"], "colab", module, raising=False)
+    monkeypatch.setattr(colab, "MOUNT", tmp_path / "drive")
+    return module
