@@ -9,11 +9,13 @@ import threading
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import pipeline
 from helpers.server import Handler, Site
 from helpers.training import TINY, config
+from torch import Tensor
 
 from kd_utils import colab, label, prepare, train
 from kd_utils.__main__ import main
@@ -88,6 +90,26 @@ def enlarge(tmp_path, models, capsys):
         return target
 
     return run
+
+
+@pytest.fixture(scope="session")
+def by_ncnn():
+    """A function that computes a network by the ncnn package on the CPU: (1, 3, h, w) -> (3, h*s, w*s)."""
+    package = pytest.importorskip("ncnn", reason="LEFT OUT: the ncnn package is not installed (pip install ncnn)")
+
+    def compute(param: Path, x: Tensor) -> np.ndarray:
+        net = package.Net()
+        net.opt.num_threads = 1
+        assert net.load_param(str(param)) == 0 and net.load_model(str(param.with_suffix(".bin"))) == 0
+        pixels = np.ascontiguousarray(x[0].numpy())
+        image = package.Mat(pixels).clone()
+        extractor = net.create_extractor()
+        extractor.input("data", image)
+        status, out = extractor.extract("output")
+        assert status == 0
+        return np.array(out, copy=True)
+
+    return compute
 
 
 @pytest.fixture
