@@ -17,9 +17,11 @@ from helpers.server import Handler, Site
 from helpers.training import TINY, config
 from torch import Tensor
 
-from kd_utils import colab, label, prepare, train
+from kd_utils import colab, demo, label, prepare, train
 from kd_utils.__main__ import main
 from kd_utils.common import downloads
+from kd_utils.common.errors import SourceError
+from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
 from kd_utils.config import make
 from kd_utils.models import student, teacher
 
@@ -149,6 +151,23 @@ def trained(labelled, tmp_path_factory):
     cfg = config(labelled, tmp_path_factory.mktemp("trained"))
     seen = []
     return cfg, train.train(cfg, watch=seen.append), seen
+
+
+@pytest.fixture(scope="module")
+def demo_server(models):
+    """A running server of `demo` on a free port, which offers our tiny students too."""
+    try:
+        fetch_package(ONNXRUNTIME_WEB)
+    except SourceError as e:
+        said = " ".join(str(e).split())
+        pytest.skip(
+            "LEFT OUT: all of `kd-utils demo`, its server and its page in a browser. onnxruntime-web is neither in the "
+            f"cache nor to be had by npm: run `kd-utils demo --setup` where there is a network ({said})"
+        )
+    with demo.serve(port=0, models=[*models.values()]) as running:
+        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 @pytest.fixture
