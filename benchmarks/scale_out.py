@@ -4,7 +4,7 @@
 
 Each process has one core. The clock's seconds count here, so it is no use on a machine that others load; the start of
 the processes, which is measured with nothing left to label, is taken off. That two processes train as one does is a
-test: tests/test_train.py.
+test: tests/test_train_processes.py.
 """
 
 from __future__ import annotations

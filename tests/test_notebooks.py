@@ -133,6 +133,19 @@ def test_badges_command_finds_them_right(capsys):
     assert main(["badges", "--check"]) == 0, capsys.readouterr().out
 
 
+def test_badges_follow_the_slug(tmp_path):
+    from kd_utils.badges import with_slug
+
+    text = (
+        "[![Open](x.svg)](https://colab.research.google.com/github/someone/Else-Where/blob/main/notebooks/01.ipynb) "
+        'slug = \\"someone/Else-Where\\" git clone https://github.com/someone/Else-Where.git '
+        "https://github.com/someone/Else-Where/actions/workflows/test.yml https://github.com/xinntao/Real-ESRGAN"
+    )
+    new = with_slug(text, "me/mine")
+    assert new == text.replace("someone/Else-Where", "me/mine")
+    assert with_slug(new, "someone/Else-Where") == text
+
+
 # ---- the real run
 
 

@@ -1,8 +1,10 @@
-"""Several photos on their way through `sharpen` at once: the same files, in order, and a clean end by Ctrl-C."""
+"""Several photos on their way through `sharpen` at once: the same files, in order, each counted once, and Ctrl-C."""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import picture
-from helpers.sharpening import outputs, save
+from helpers.sharpening import outputs, run, save
 
 from kd_utils import sharpen
 from kd_utils.common import interrupts
@@ -52,6 +54,21 @@ def test_large_networks_and_other_engines_take_one_photo_at_a_time(models):
     tool.engine = "PyTorch 2.15 in fp32"
     tool.reach = replace(tool.reach, pixel_bytes=1 << 20)
     assert pipeline.networks_at_once(tool) == 1
+
+
+def test_the_progress_bar_counts_every_photo_once(tmp_path, models, capsys, monkeypatch):
+    monkeypatch.setattr(sharpen, "tqdm", functools.partial(sharpen.tqdm, mininterval=0))
+    for i in range(6):
+        save(tmp_path / "in" / f"{i}.png", picture())
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    assert run(tmp_path / "in" / "0.png", tmp_path / "out", model=models[4], tile=8) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "in", tmp_path / "out", model=models[4], tile=8) == 1  # one skipped, one failed
+    counts = [(int(n), int(total)) for n, total in re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err)]
+    assert counts[-1] == (7, 7) and {total for _, total in counts} == {7}
+    shown = [n for n, _ in counts]
+    assert shown == sorted(shown) and len(shown) > 20  # tiles are shown in between
+    assert shown.count(7) <= 2  # none of them before the last photo is done
 
 
 def test_ctrl_c_ends_after_a_tile_and_the_same_call_goes_on(tmp_path):

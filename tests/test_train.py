@@ -1,19 +1,13 @@
-"""The real loop on a tiny problem: 8x8 bodies, a random teacher, a few steps."""
+"""The real training loop on a tiny problem: what it learns and leaves, and what it refuses."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from helpers.training import config, difference, weights
 
-from kd_utils import colab, label, prepare, provenance, train
+from kd_utils import label, prepare, provenance, train
 from kd_utils.common import devices, files
 from kd_utils.common.errors import TrainError
 from kd_utils.config import make
@@ -21,6 +15,8 @@ from kd_utils.data import crops
 from kd_utils.models import student
 from kd_utils.models.vgg import load_vgg
 from kd_utils.training import checkpoints, losses, optimizers
+
+# ---- what it learns and leaves
 
 
 def test_it_learns_and_leaves_what_it_promises(trained):
@@ -38,169 +34,6 @@ def test_it_learns_and_leaves_what_it_promises(trained):
     assert len(checkpoints.found(cfg.path("train", "student"))) == cfg.train.keep
 
 
-def test_done_work_is_kept(trained):
-    cfg, out, _ = trained
-    before = out.student.stat().st_mtime_ns
-    train.train(cfg)
-    assert out.student.stat().st_mtime_ns == before
-
-
-def test_a_killed_run_goes_on_exactly_where_it_was(labelled, trained, tmp_path):
-    cfg = config(labelled, tmp_path, "train.baseline=no")
-    sets = f"{labelled[1]} train.baseline=no workdir={tmp_path}"
-    code = "import sys; from kd_utils import config, train; train.train(config.make('quick', sys.argv[1]))"
-    child = subprocess.Popen([sys.executable, "-c", code, sets], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not checkpoints.found(tmp_path / "train" / "student") and time.time() < deadline:
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    step, _ = checkpoints.latest(tmp_path / "train" / "student")
-    assert 0 < step < 12, "it was not killed midway"
-    out = train.train(cfg)
-    assert difference(out.student, trained[1].student) == 0
-    assert files.read_json(out.history)["loss"] == files.read_json(trained[1].history)["loss"]
-
-
-def test_it_goes_on_from_drive_when_the_machine_is_lost(labelled, trained, tmp_path):
-    drive = tmp_path / "drive"
-    whole = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
-    train.train(whole)
-    assert (drive / "student_model.pth").read_bytes() == (tmp_path / "a" / "student_model.pth").read_bytes()
-    kept = checkpoints.found(drive / "train" / "student")
-    assert len(kept) == 3
-    # as if it had stopped before the last one
-    for path in (kept[0], drive / "student_model.pth", drive / "train" / "student" / "student_model.pth"):
-        path.unlink()
-    again = train.train(config(labelled, tmp_path / "b", f"train.baseline=no drive={drive}"))
-    assert difference(again.student, trained[1].student) == 0
-
-
-def test_curve_and_pictures_come_back_too(labelled, tmp_path, capsys):
-    drive = tmp_path / "drive"
-    cfg = config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}")
-    out = train.train(cfg)
-    history = out.history.read_text()
-    other = config(labelled, tmp_path / "b", "train.baseline=no")
-    for name in ("student_model.pth", "train/student/history.json", "train/student/curve.png"):
-        assert (drive / name).read_bytes() == cfg.path(name).read_bytes()
-    colab.configure("quick", labelled[1], str(tmp_path / "b"), drive)
-    assert train.train(other).curve.is_file() and other.path("train/student/valid.png").is_file()
-    # lost after the last checkpoint, before the student was written
-    for path in (out.student, cfg.path("train/student/student_model.pth"), out.history, out.curve):
-        path.unlink()
-    shutil.rmtree(drive)
-    again = train.train(config(labelled, tmp_path / "a", "train.baseline=no"))
-    assert again.curve.is_file() and again.history.read_text() == history
-
-
-def test_a_drive_that_is_given_later_has_what_was_made_before(labelled, tmp_path):
-    train.train(config(labelled, tmp_path / "a"))
-    drive = tmp_path / "drive"
-    train.train(config(labelled, tmp_path / "a", f"drive={drive}"))
-    for name in ("student_model.pth", "train/student/history.json", "train/no_teacher/student_model.pth"):
-        assert (drive / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
-
-
-def test_a_drive_that_is_gone_ends_nothing(labelled, trained, tmp_path, capsys):
-    drive = tmp_path / "drive"
-    drive.write_text("a file, where a folder was")
-    out = train.train(config(labelled, tmp_path / "a", f"train.baseline=no drive={drive}"))
-    assert difference(out.student, trained[1].student) == 0
-    said = capsys.readouterr().out
-    assert said.count(f"NOT KEPT: {drive} cannot be written (") == 1
-    assert f"ONLY HERE, not in {drive}: " in said and str(out.student) in said
-
-
-def test_a_run_of_an_older_version_or_another_device_goes_on(labelled, trained, tmp_path, monkeypatch):
-    cfg = config(labelled, tmp_path, "train.baseline=no")
-    train.train(cfg)
-    folder = tmp_path / "train" / "student"
-    (folder / "student_model.pth").unlink()
-    (tmp_path / "student_model.pth").unlink()
-    for path in checkpoints.found(folder)[:-1]:
-        path.unlink()
-    step, state = checkpoints.latest(folder)
-    assert step == 8
-    del state["provenance"]["loss.perceptual_gt"]  # a key that came later
-    state["scaler"] = {}  # from a device that needs none
-    checkpoints.save(folder, 8, state, keep=1)
-    # where there is one, as on a T4
-    monkeypatch.setattr(devices.Runtime, "needs_scaler", True)
-    assert difference(train.train(cfg).student, trained[1].student) < 1e-6
-
-
-def test_vgg_weights_count_by_what_they_are_and_only_where_they_are_used(labelled, tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "vgg.pth").write_bytes(name.encode())
-
-    def fields(more):
-        return provenance.training_provenance(config(labelled, tmp_path, more), {})
-
-    plain = fields("loss.perceptual=0")
-    assert "loss.vgg" not in plain and plain == fields(f"loss.perceptual=0 loss.vgg={tmp_path}/a/vgg.pth")
-    a, b = (fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/{name}/vgg.pth") for name in "ab")
-    assert a["loss.vgg"] == b["loss.vgg"] == "vgg.pth" and a["loss.vgg_sha256"] != b["loss.vgg_sha256"]
-    shutil.move(tmp_path / "a" / "vgg.pth", tmp_path / "vgg.pth")
-    assert fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/vgg.pth") == a
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_adam_goes_on_on_another_device(fused):
-    """A GPU's Adam is fused, a CPU's is not, and fp16's loss scaler needs the one that it was made for."""
-    x, scaler, made = torch.ones(3), torch.amp.GradScaler("cpu", init_scale=2.0), []
-    for kind in (not fused, fused):
-        p = torch.nn.Parameter(torch.zeros(3))
-        opt = optimizers.make_optimizer("adam", [p], 0.1, [0.9, 0.99], fused=kind)
-        if made:
-            optimizers.load_optimizer_state(opt, made[0])
-            assert opt.param_groups[0]["fused"] == fused
-        scaler.scale((p * x).sum()).backward()
-        scaler.step(opt)
-        made.append(deepcopy(opt.state_dict()))
-    assert made[1]["state"][0]["step"] == 2 and p[0].item() == pytest.approx(-0.1, abs=1e-6)
-
-
-def torchrun(*command):
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, env=env, timeout=300)
-
-
-def test_processes_that_find_different_checkpoints_stop(labelled, tmp_path):
-    config(labelled, tmp_path / "1")
-    done = train.train(config(labelled, tmp_path / "0", "train.baseline=no"))
-    done.student.unlink()
-    (tmp_path / "0" / "train" / "student" / "student_model.pth").unlink()
-    script = tmp_path / "run.py"  # each process with a disk of its own
-    script.write_text(
-        "import os, sys\nfrom kd_utils import config, train\n"
-        "train.train(config.make('quick', sys.argv[1], workdir=f\"{sys.argv[2]}/{os.environ['RANK']}\"))"
-    )
-    got = torchrun(script, f"{labelled[1]} train.baseline=no", tmp_path)
-    assert got.returncode and "different steps (12, 0 by rank)" in got.stderr and "--workdir" in got.stderr
-
-
-TWO = [("train.dtype=float64 train.baseline=no", 50, 1e-5), ("train.dtype=fp32 train.baseline=yes", 5, 1e-4)]
-
-
-@pytest.mark.parametrize(("more", "steps", "off"), TWO)
-def test_two_processes_learn_what_one_learns(labelled, tmp_path, more, steps, off):
-    # SOAP's bases are arbitrary where there is no gradient yet: the last bits of a sum decide there
-    more = f"{more} train.steps={steps} train.save_every=100 train.optimizer=adam"
-    one = train.train(config(labelled, tmp_path / "one", more))
-    config(labelled, tmp_path / "two", more)
-    pairs = [p for key in f"{labelled[1]} {more} workdir={tmp_path / 'two'}".split() for p in ("--set", key)]
-    done = torchrun("-m", "kd_utils", "train", *pairs)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert difference(one.student, tmp_path / "two" / "student_model.pth") < off  # of steps of .001
-    loss = [files.read_json(tmp_path / n / "train/student/history.json")["loss"] for n in ("one", "two")]
-    np.testing.assert_allclose(*loss, rtol=10 * off)  # in fp32 they part by rounding, on some CPUs soon
-    if one.baseline:  # the second training of the same processes
-        assert difference(one.baseline, tmp_path / "two" / "train/no_teacher/student_model.pth") < off
-
-
 def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(devices, "bf16_warning", lambda device, key, dtype: f"slow {key} {dtype}")
     more = "train.dtype=bf16 train.baseline=no device=cpu"
@@ -213,10 +46,57 @@ def test_bf16_on_a_cpu_repeats_to_the_bit_and_follows_fp32(labelled, trained, tm
     assert 0 < off[0] < 0.01 and off.max() < 0.2  # the first is the same network's; then small differences grow
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(labelled, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(TrainError, match="train.batch=4 cannot be shared by 3"):
-        train.train(config(labelled, tmp_path))
+def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):
+    short = "train.steps=2 train.baseline=no"
+    one, two, same = (
+        train.train(config(labelled, tmp_path / str(seed), f"train.seed={seed} {short}")).student for seed in (-1, 7, 0)
+    )
+    assert difference(one, two) > 1e-3 and difference(one, same) == 0
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+def test_other_scales_train(labelled, tmp_path, scale):
+    sets = f"{labelled[1]} scale={scale} train.steps=2 train.baseline=no student.expand=0 loss.gt=0.5 loss.fft=0.01"
+    cfg = make("quick", sets, workdir=str(tmp_path))
+    prepare.prepare(cfg)
+    label.label(cfg)
+    assert student.load(train.train(cfg).student).scale == scale
+
+
+def test_what_a_step_sees_depends_on_seed_and_step_alone():
+    plan, again = (crops.sample_batch(3, 7, 8, 20) for _ in range(2))
+    for name in ("ids", "symmetries", "positions"):
+        np.testing.assert_array_equal(getattr(plan, name), getattr(again, name))
+    epoch = np.concatenate([crops.sample_batch(3, s, 4, 20).ids for s in range(5)])
+    assert sorted(epoch) == list(range(20))
+    assert (crops.sample_batch(4, 7, 8, 20).ids != plan.ids).any()
+
+
+def test_schedules():
+    cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
+    rates = [optimizers.learning_rate(cfg.train, s) for s in range(100)]
+    assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
+    assert losses.original_weight(cfg, 0) == 0.2 and abs(losses.original_weight(cfg, 99) - 1) < 1e-9
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    pred, label, hr = torch.rand(3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    batch, vgg = crops.Batch(None, label, hr, np.full((4, 2), 0.5)), load_vgg("random")
+    off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
+
+    def of(sets: str) -> float:
+        return losses.distillation_loss(make("quick", f"{off} {sets}"), pred, batch, vgg, 0).item()
+
+    base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
+    assert base == pytest.approx((pred - label).abs().mean().item())
+    assert of("loss.gt=0.5") - base == pytest.approx(0.5 * (pred - hr).abs().mean().item(), rel=1e-5)
+    assert of("loss.charbonnier=0.1") == pytest.approx(losses.l1(pred, label, 0.1).item())
+    for key, target in (("perceptual", label), ("perceptual_gt", hr)):
+        want = losses.perceptual(pred[::2][cut], target[::2][cut], vgg).item()
+        assert of(f"loss.{key}=0.1") - base == pytest.approx(0.1 * want, rel=1e-4)
+
+
+# ---- what it refuses
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(labelled, tmp_path):
@@ -276,51 +156,17 @@ def test_inputs_of_another_configuration_are_refused(labelled, tmp_path):
         train.train(make("quick", labelled[1], workdir=str(tmp_path)))
 
 
-def test_another_training_seed_is_another_start_on_the_same_crops(labelled, tmp_path):
-    short = "train.steps=2 train.baseline=no"
-    one, two, same = (
-        train.train(config(labelled, tmp_path / str(seed), f"train.seed={seed} {short}")).student for seed in (-1, 7, 0)
-    )
-    assert difference(one, two) > 1e-3 and difference(one, same) == 0
+def test_vgg_weights_count_by_what_they_are_and_only_where_they_are_used(labelled, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vgg.pth").write_bytes(name.encode())
 
+    def fields(more):
+        return provenance.training_provenance(config(labelled, tmp_path, more), {})
 
-@pytest.mark.parametrize("scale", [2, 1])
-def test_other_scales_train(labelled, tmp_path, scale):
-    sets = f"{labelled[1]} scale={scale} train.steps=2 train.baseline=no student.expand=0 loss.gt=0.5 loss.fft=0.01"
-    cfg = make("quick", sets, workdir=str(tmp_path))
-    prepare.prepare(cfg)
-    label.label(cfg)
-    assert student.load(train.train(cfg).student).scale == scale
-
-
-def test_what_a_step_sees_depends_on_seed_and_step_alone():
-    plan, again = (crops.sample_batch(3, 7, 8, 20) for _ in range(2))
-    for name in ("ids", "symmetries", "positions"):
-        np.testing.assert_array_equal(getattr(plan, name), getattr(again, name))
-    epoch = np.concatenate([crops.sample_batch(3, s, 4, 20).ids for s in range(5)])
-    assert sorted(epoch) == list(range(20))
-    assert (crops.sample_batch(4, 7, 8, 20).ids != plan.ids).any()
-
-
-def test_schedules():
-    cfg = make("quick", "train.steps=100 train.warmup=10 train.lr=1 train.lr_end=0.1 loss.gt=0.2 loss.gt_end=1")
-    rates = [optimizers.learning_rate(cfg.train, s) for s in range(100)]
-    assert rates[0] == 0.1 and max(rates) == rates[10] == 1 and rates[9] == 1 and 0.1 <= rates[-1] < 0.102
-    assert losses.original_weight(cfg, 0) == 0.2 and abs(losses.original_weight(cfg, 99) - 1) < 1e-9
-
-
-def test_the_loss_is_the_sum_of_its_terms():
-    pred, label, hr = torch.rand(3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    batch, vgg = crops.Batch(None, label, hr, np.full((4, 2), 0.5)), load_vgg("random")
-    off = "loss.teacher=1 loss.perceptual=0 loss.crop=32 loss.fraction=0.5"
-
-    def of(sets: str) -> float:
-        return losses.distillation_loss(make("quick", f"{off} {sets}"), pred, batch, vgg, 0).item()
-
-    base, cut = of(""), (..., slice(16, 48), slice(16, 48))  # 0.5 of the 33 places lies at 16; samples 0 and 2
-    assert base == pytest.approx((pred - label).abs().mean().item())
-    assert of("loss.gt=0.5") - base == pytest.approx(0.5 * (pred - hr).abs().mean().item(), rel=1e-5)
-    assert of("loss.charbonnier=0.1") == pytest.approx(losses.l1(pred, label, 0.1).item())
-    for key, target in (("perceptual", label), ("perceptual_gt", hr)):
-        want = losses.perceptual(pred[::2][cut], target[::2][cut], vgg).item()
-        assert of(f"loss.{key}=0.1") - base == pytest.approx(0.1 * want, rel=1e-4)
+    plain = fields("loss.perceptual=0")
+    assert "loss.vgg" not in plain and plain == fields(f"loss.perceptual=0 loss.vgg={tmp_path}/a/vgg.pth")
+    a, b = (fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/{name}/vgg.pth") for name in "ab")
+    assert a["loss.vgg"] == b["loss.vgg"] == "vgg.pth" and a["loss.vgg_sha256"] != b["loss.vgg_sha256"]
+    shutil.move(tmp_path / "a" / "vgg.pth", tmp_path / "vgg.pth")
+    assert fields(f"loss.perceptual=0.1 loss.vgg={tmp_path}/vgg.pth") == a

@@ -8,9 +8,12 @@ import zlib
 
 import cv2
 import numpy as np
+import skimage.data
 import tifffile
 from PIL import Image, ImageCms
+from torch import Tensor
 
+from kd_utils.common.tensors import to_tensor
 from kd_utils.imaging import writing
 from kd_utils.imaging.reading import Photo
 
@@ -22,6 +25,11 @@ def picture(h: int = 23, w: int = 37, c: int = 3, dtype: type = np.uint8) -> np.
     y, x = np.mgrid[0:h, 0:w] / max(h, w)
     waves = [np.sin(5 * x + i) * np.cos(4 * y - i) * 0.4 + 0.5 for i in range(c)]
     return np.rint(np.stack(waves, 2) * np.iinfo(dtype).max).astype(dtype)
+
+
+def photo_tensor(height: int, width: int) -> Tensor:
+    """(1, 3, height, width) in [0, 1] of a photo that is inside scikit-image."""
+    return to_tensor(skimage.data.astronaut()[None, 60 : 60 + height, 180 : 180 + width])
 
 
 def exif(orientation: int = 1) -> Image.Exif:
@@ -43,10 +51,11 @@ def written(photo: Photo, suffix: str) -> bytes:
 
 
 def tiff(a: np.ndarray, planar: bool = False, **options) -> bytes:
-    """(H, W, C), as tifffile writes it."""
-    buffer, how = io.BytesIO(), "separate" if planar else "contig"
-    options = {"photometric": "rgb"} | options
-    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, planarconfig=how, **options)
+    """Gray (H, W) or (H, W, C), as tifffile writes it."""
+    buffer = io.BytesIO()
+    kind, how = "rgb" if a.ndim == 3 else "minisblack", "separate" if planar else "contig"
+    options = {"photometric": kind, "planarconfig": how} | options
+    tifffile.imwrite(buffer, np.moveaxis(a, 2, 0) if planar else a, **options)
     return buffer.getvalue()
 
 

@@ -21,6 +21,9 @@ def waves(rows: int = ROWS, columns: int = COLUMNS, channels: int = 3) -> np.nda
     return np.rint(128 + 53 * np.stack(layers, axis=2)).astype(np.uint8)
 
 
+DEEP = waves().astype(np.uint16) * 257  # the same in 16 bits
+
+
 def marked() -> np.ndarray:
     """`waves` with a red square in the upper left corner, by which one sees how a picture lies."""
     a = waves()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from helpers.raw_files import waves
 from kd_utils.__main__ import main
 from kd_utils.imaging import records
 
@@ -15,6 +16,11 @@ def save(path: Path, pixels: np.ndarray, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def small_jpeg(path: Path) -> Path:
+    """A photo of 8 x 8 pixels, a JPEG whatever its suffix."""
+    return save(path, waves(8, 8), format="JPEG")
 
 
 def outputs(folder: Path) -> list[str]:

@@ -1,11 +1,8 @@
-"""The student in the browser: the server of `demo`, and its page in a real Chromium against `sharpen`."""
+"""The page of `demo` in a real Chromium: its pixels are those of `sharpen`, and every control does what it says."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,34 +14,11 @@ from helpers import chromium
 from helpers.sharpening import save
 from PIL import Image
 
-from kd_utils import demo
-from kd_utils.__main__ import main
-from kd_utils.common.errors import CheckpointError, SourceError
-from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
-from kd_utils.config import ASSETS, shipped
 from kd_utils.export import export
-from kd_utils.models import student
-from kd_utils.models.onnx_graph import graph
 from kd_utils.sharpen import sharpen
 
 PATIENCE = 120_000  # milliseconds: a machine that runs other things too is slow
 MEMORY_12MP = 700e6  # bytes of the page's process at its peak, for an output of 12 megapixels (docs/export.md)
-
-
-@pytest.fixture(scope="module")
-def server(models):
-    try:
-        fetch_package(ONNXRUNTIME_WEB)
-    except SourceError as e:
-        said = " ".join(str(e).split())
-        pytest.skip(
-            "LEFT OUT: all of `kd-utils demo`, its server and its page in a browser. onnxruntime-web is neither in the "
-            f"cache nor to be had by npm: run `kd-utils demo --setup` where there is a network ({said})"
-        )
-    with demo.serve(port=0, models=[*models.values()]) as running:
-        threading.Thread(target=running.serve_forever, args=(0.05,), daemon=True).start()
-        yield running
-        running.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +28,8 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, server):
-    with opened(browser, f"http://127.0.0.1:{server.server_port}/") as page:
+def page(browser, demo_server):
+    with opened(browser, f"http://127.0.0.1:{demo_server.server_port}/") as page:
         yield page
 
 
@@ -125,57 +99,6 @@ def assert_like_sharpen(page, source: Path, model: str, scale: int) -> None:
     difference = np.abs(saved(page, source.with_name("page.png")) - want)
     print(f"at most {difference.max()} levels apart, {difference.mean():.4f} in the mean")
     assert difference.max() <= 2 and difference.mean() < 0.1
-
-
-# ---- the server
-
-
-def get(server, path: str) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    return answer, answer.read()
-
-
-def test_the_server_gives_out_the_page_and_nothing_else(server):
-    answer, body = get(server, "/")
-    assert answer.status == 200 and body == (ASSETS / "demo" / "index.html").read_bytes()
-    assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
-    assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
-    assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
-    assert get(server, "/app.js?engine=wasm")[0].headers["Content-Type"].startswith("text/javascript")
-    for path in (
-        "/../pyproject.toml",
-        "/%2e%2e/weights/student_x4_photo_m.pth",
-        "/ort/../package.json",
-        "/models/x.onnx",
-        "/ort/",
-    ):
-        answer, body = get(server, path)
-        assert answer.status == 404 and body.startswith(b"There is no "), path
-
-
-def test_the_server_makes_the_students_onnx_files(server):
-    offered = json.loads(get(server, "/models.json")[1])
-    names = [model["name"] for model in offered]
-    assert names[0] == "student_x4_photo_m" and {"student_x4_anime_s", "student_x1_photo_s"} <= set(names)
-    assert names[-3:] == ["x4", "x2", "x1"]
-    assert offered[0]["label"] == "photo m (medium), 4 times larger"
-    assert demo.label("student_x1_photo_s") == "photo s (small), same size"
-    body = get(server, "/models/student_x4_photo_s.onnx")[1]
-    assert body == graph(student.load(shipped("student_x4_photo_s.pth"))).SerializeToString()
-
-
-def test_errors_come_before_the_server(tmp_path, server, capsys):
-    (tmp_path / "no.pth").write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="no.pth"):
-        demo.serve(port=0, models=[str(tmp_path / "no.pth")])
-    assert main(["demo", "--port", str(server.server_port)]) == 2
-    assert "choose another --port" in capsys.readouterr().err
-    assert main(["demo", "--setup"]) == 0 and "onnxruntime-web-1.27.0" in capsys.readouterr().out
-
-
-# ---- the page
 
 
 @pytest.mark.parametrize("scale, size", [(4, (301, 263)), (2, (319, 258)), (1, (541, 518))])

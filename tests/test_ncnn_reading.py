@@ -1,4 +1,4 @@
-"""ncnn files are read as the networks that they hold, and students are written so that ncnn computes the same."""
+"""ncnn files are read as the networks that they hold, and anything else is refused by its layer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
-import torch.nn.functional as F
+from helpers.images import photo_tensor
 from torch import Tensor, nn
 
 from kd_utils.common.errors import CheckpointError, NcnnError, SourceError
 from kd_utils.common.sources import fetch_weights
-from kd_utils.common.tensors import to_tensor, to_uint8
-from kd_utils.config import shipped
+from kd_utils.common.tensors import to_uint8
 from kd_utils.models import student
 from kd_utils.models.ncnn import read_ncnn
-from kd_utils.models.ncnn_writer import write_ncnn
 
 LEAKY = " 9=2 -23310=1,2.000000e-01"
 DOUBLE = "0=1 1=2.000000e+00 2=2.000000e+00"
@@ -123,32 +120,7 @@ def network(state: dict[str, Tensor]) -> nn.Module:
     return ModelLoader(device="cpu").load_from_state_dict(state).model.eval()
 
 
-def photo(height: int, width: int) -> Tensor:
-    """(1, 3, height, width) in [0, 1] of a photo that is inside scikit-image."""
-    return to_tensor(skimage.data.astronaut()[None, 60 : 60 + height, 180 : 180 + width])
-
-
-@pytest.fixture(scope="session")
-def by_ncnn():
-    """A function that computes a network by the ncnn package on the CPU: (1, 3, h, w) -> (3, h*s, w*s)."""
-    package = pytest.importorskip("ncnn", reason="LEFT OUT: the ncnn package is not installed (pip install ncnn)")
-
-    def compute(param: Path, x: Tensor) -> np.ndarray:
-        net = package.Net()
-        net.opt.num_threads = 1
-        assert net.load_param(str(param)) == 0 and net.load_model(str(param.with_suffix(".bin"))) == 0
-        pixels = np.ascontiguousarray(x[0].numpy())
-        image = package.Mat(pixels).clone()
-        extractor = net.create_extractor()
-        extractor.input("data", image)
-        status, out = extractor.extract("output")
-        assert status == 0
-        return np.array(out, copy=True)
-
-    return compute
-
-
-# ---- reading
+# ---- files that are read
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -165,7 +137,7 @@ def test_weights_are_read_under_the_official_names(tmp_path, kind, half):
 @pytest.mark.parametrize("kind", FILES)
 def test_the_network_that_is_read_computes_what_ncnn_does(tmp_path, kind, by_ncnn):
     param, _ = FILES[kind](tmp_path)
-    x = photo(21, 34)
+    x = photo_tensor(21, 34)
     with torch.inference_mode():
         want = network(read_ncnn(param))(x)[0].numpy()
     assert np.abs(by_ncnn(param, x) - want).max() < 1e-4
@@ -184,6 +156,8 @@ def test_settings_that_only_repeat_ncnns_defaults_are_the_same_network(tmp_path)
     param.write_text(text.replace("1 data ", "1 data 0=32 1=32 2=3", 1))
     assert all(torch.equal(a, want[name]) for name, a in read_ncnn(param).items())
 
+
+# ---- files that are refused
 
 REFUSED = [
     ("compact", "PReLU                    prelu3", "ReLU prelu3", "layer prelu3 is ReLU .* has PReLU"),
@@ -270,7 +244,7 @@ def test_real_weights_compute_what_ncnn_does(real, by_ncnn):
     net = network(read_ncnn(param))
     parameters = {"anime_6B": 4_467_779, "x4plus": 16_697_987, "animevideov3": 621_424}
     assert sum(p.numel() for p in net.parameters()) == parameters[name]
-    x = photo(19, 26)
+    x = photo_tensor(19, 26)
     with torch.inference_mode():
         want = net(x)[0].numpy()
     assert np.abs(by_ncnn(param, x) - want).max() * 255 < 0.01
@@ -290,66 +264,10 @@ def test_real_weights_compute_what_the_official_enhance_does(real, official, tmp
     torch.save({"params": state}, tmp_path / "w.pth")
     enhancer = official[0].RealESRGANer(4, str(tmp_path / "w.pth"), model=theirs, pre_pad=0, device="cpu")
 
-    x = photo(19, 26)
+    x = photo_tensor(19, 26)
     rgb = to_uint8(x)[0]
     enhanced = enhancer.enhance(rgb[..., ::-1])[0][..., ::-1]
     with torch.inference_mode():
         ours = network(state)(x).clamp(0, 1)
     assert (ours - enhancer.output).abs().max() * 255 < 0.01
     assert (to_uint8(ours)[0] != enhanced).mean() < 1e-3
-
-
-# ---- writing
-
-
-@pytest.mark.parametrize("name", ["x4_photo_s", "x4_photo_m", "x4_photo_l"])
-def test_ncnn_computes_a_x4_student_to_one_level_at_odd_sides(tmp_path, name, by_ncnn):
-    net = student.load(shipped(f"student_{name}.pth"))
-    param = write_ncnn(net, tmp_path / f"{name}.param")
-    for sides in ((37, 53), (64, 48), (1, 1), (1, 70)):
-        x = photo(*sides)
-        with torch.inference_mode():
-            want = net(x)[0].clamp(0, 1).numpy()
-        assert np.abs(by_ncnn(param, x).clip(0, 1) - want).max() * 255 <= 1, sides
-
-
-@pytest.mark.parametrize("scale", [2, 1])
-def test_ncnn_computes_a_student_of_smaller_scale_to_one_level_at_odd_sides(tmp_path, scale, by_ncnn):
-    """Sides that are no multiple of 4/scale are continued inside the file, as everywhere else."""
-    torch.manual_seed(scale)
-    net = student.Student(24, 3, scale).eval() if scale == 2 else student.load(shipped("student_x1_photo_s.pth"))
-    param = write_ncnn(net, tmp_path / "small.param")
-    for height, width in ((36, 52), (37, 55), (38, 53), (1, 1), (1, 70), (4, 8)):
-        x = photo(height, width)
-        with torch.inference_mode():
-            continued = F.pad(x, (0, -width % net.down, 0, -height % net.down), mode="replicate")
-            want = net(continued)[0, :, : height * scale, : width * scale].clamp(0, 1).numpy()
-        assert np.abs(by_ncnn(param, x).clip(0, 1) - want).max() * 255 <= 1, (height, width)
-
-
-def test_a_student_that_was_written_is_read_again_and_its_bytes_repeat(tmp_path):
-    net = student.build("s", 4, 2)  # the training form: it is fused on the way
-    param = write_ncnn(net, tmp_path / "one" / "a-x4.param")
-    again = write_ncnn(net, tmp_path / "b-x4.param")
-    assert param.read_bytes() == again.read_bytes()
-    assert param.with_suffix(".bin").read_bytes() == again.with_suffix(".bin").read_bytes()
-    state = read_ncnn(param)
-    for name, weight in student.fuse(net).state_dict().items():
-        assert torch.equal(state[name], weight.half().float() if weight.dim() == 4 else weight)
-
-
-def test_the_param_file_has_the_layers_of_realesr_animevideov3(tmp_path):
-    param = write_ncnn(student.Student(8, 1), tmp_path / "a.param")
-    lines = [line.split() for line in param.read_text().splitlines()]
-    assert lines[0] == ["7767517"] and lines[1] == [str(len(lines) - 2), str(len(lines) - 1)]
-    kinds = "Input Split Convolution PReLU Convolution PReLU Convolution PixelShuffle Interp BinaryOp"
-    assert [line[0] for line in lines[2:]] == kinds.split()
-    assert lines[2][2:] == ["0", "1", "data"] and lines[-1][-1] == "output"
-
-
-def test_weights_beyond_half_precision_are_refused(tmp_path):
-    net = student.Student(8, 1)
-    net.body[2].weight.data[0] = 1e6
-    with pytest.raises(NcnnError, match="body.2 are too large for half precision"):
-        write_ncnn(net, tmp_path / "a.param")
-    assert not (tmp_path / "a.bin").exists()
