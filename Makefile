@@ -85,7 +85,7 @@ notebook: $(DEV) ## JupyterLab on the notebooks
 pictures: $(RUN) ## the README's hero picture and animation, by the student that ships (ARGS="--model anime-m")
 	$(PY) -m benchmarks.pictures $(ARGS)
 
-badges: $(RUN) ## rewrite every Colab badge from REPO_SLUG in kd_utils/config.py, and the lists of models in the notebooks
+badges: $(RUN) ## rewrite every Colab badge from REPO_SLUG in kd_utils/own_files.py, and the lists of models in the notebooks
 	$(PY) -m kd_utils badges
 
 install: $(RUN) ## only install

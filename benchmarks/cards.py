@@ -21,8 +21,8 @@ from PIL import Image, ImageFilter
 from benchmarks.card import Card, card_file, read_card
 from kd_utils.common import files
 from kd_utils.common.tensors import to_tensor, to_uint8
-from kd_utils.config import REPO_SLUG, ROOT
 from kd_utils.imaging import reading
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 LICENCE = "BSD-3-Clause"
 LIBRARY_TEACHERS = {"realesr-general-x4v3": "4x-realesr-general-x4v3"}  # the id of a teacher in the library

@@ -22,12 +22,12 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.results import FAMILIES
 from kd_utils import sharpen
 from kd_utils.common import files
-from kd_utils.config import ROOT
 from kd_utils.data.degradations import degrade
 from kd_utils.evaluation import figures
 from kd_utils.imaging.reading import Photo
 from kd_utils.models import shipped, teacher
 from kd_utils.models.pipeline import Tool
+from kd_utils.own_files import ROOT
 
 # photo, and the part of it that is shown: left, top (of pixels that are a multiple of 8)
 SCENES = (("coffee", 96, 16), ("chelsea", 40, 0), ("astronaut", 64, 0))

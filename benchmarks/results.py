@@ -26,7 +26,6 @@ from benchmarks import tables
 from benchmarks.tables import Rows
 from kd_utils.common import files
 from kd_utils.common.tensors import bicubic, to_tensor, to_uint8
-from kd_utils.config import ROOT
 from kd_utils.data.degradations import degrade
 from kd_utils.evaluation import figures, metrics
 from kd_utils.evaluation.costs import time_interleaved
@@ -35,6 +34,7 @@ from kd_utils.evaluation.scores import Scores
 from kd_utils.imaging import folders, reading
 from kd_utils.models import engines, shipped, student, teacher, tiling
 from kd_utils.models.vgg import load_vgg
+from kd_utils.own_files import ROOT
 
 WEIGHTS = ROOT / "assets" / "weights"
 FAMILIES = {"x4plus": "photo", "anime_6B": "anime"}  # by teacher

@@ -31,11 +31,12 @@ from benchmarks import cards
 from kd_utils import label, prepare, train
 from kd_utils.__main__ import read_recipe
 from kd_utils.common import devices, files
-from kd_utils.config import Config, ConfigError, make, shipped
+from kd_utils.config import Config, ConfigError, make
 from kd_utils.data.crops import read_index
 from kd_utils.evaluation import curves
 from kd_utils.models import student
 from kd_utils.models.student import Student
+from kd_utils.own_files import shipped
 
 BLEND = ("blend.with", "blend.share")
 

@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.torture_bench import BEFORE, FOREIGN, REFUSED, SETS, STEPS, Bench, end, run, start
 from benchmarks.torture_inputs import Row, evil_pickles, fuzz, server_faults
-from kd_utils.config import ROOT
 from kd_utils.models import student
+from kd_utils.own_files import ROOT
 from kd_utils.training import checkpoints
 
 # ---- faults

@@ -14,6 +14,7 @@ The pipeline, one file a step. A step is one function of the settings, such as `
 What a run depends on, and where it leaves things:
 
     config.py         the settings: dataclasses with defaults and ranges
+    own_files.py      where the files of the project lie
     presets.py        quick, adapt, colab, full
     overrides.py      ``train.steps=500``: strict, typed, with the nearest name
     workdir.py        the paths of a work folder

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 
-from kd_utils.config import REPO_SLUG, ROOT
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 # Where our own slug stands: Colab badges, the notebooks' clone cell, README's clone line and workflow badge.
 SLUG_AT = re.compile(

@@ -17,8 +17,9 @@ from typing import Any
 from kd_utils import doctor, forecast
 from kd_utils.common import packages
 from kd_utils.common.errors import ColabError, UsageError
-from kd_utils.config import ROOT, Config, make
+from kd_utils.config import Config, make
 from kd_utils.overrides import unknown_key
+from kd_utils.own_files import ROOT
 from kd_utils.workdir import BASELINE, STUDENT_FILE, Workdir
 
 MOUNT = Path("/content/drive")

@@ -29,11 +29,6 @@ from kd_utils.overrides import (
 )
 from kd_utils.presets import PRESETS
 
-REPO_SLUG = "yourusername/ImageSharpening-KD"
-PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parent  # in a clone, assets/ and notebooks/ lie beside kd_utils/
-ASSETS = PACKAGE / "assets" if (PACKAGE / "assets").is_dir() else ROOT / "assets"  # a wheel has them within kd_utils/
-
 # Registry names of teachers (sources.SOURCES has their files), and the students of our own that can stand in for one.
 TEACHERS = ("anime_6B", "x4plus", "general_x4v3", "general_wdn_x4v3", "animevideov3")
 STAND_INS = ("student_x4_photo_s", "student_x4_photo_m", "student_x4_photo_l")
@@ -309,20 +304,3 @@ def _check_loss_weights(loss: LossConfig) -> None:
 def to_dict(cfg: Config, *prefixes: str) -> dict[str, Any]:
     """The dotted keys (only those starting with `prefixes`, if given): what an artefact records as provenance."""
     return {k: v for k, v in flatten(cfg).items() if not prefixes or k.startswith(prefixes)}
-
-
-def shipped(name: str) -> Path:
-    """The path of a student that comes with the project (assets/weights), such as ``student_x4_photo_m.pth``.
-
-    Raises ConfigError.
-    """
-    path = ASSETS / "weights" / name
-    if path.is_file():
-        return path
-    there = [p.name for p in sorted(path.parent.glob("student_*.pth"))]
-    is_clone = (ROOT / "pyproject.toml").is_file()
-    remedy = "restore it with `git checkout assets/weights`" if is_clone else "install it again"
-    raise ConfigError(
-        f"no {name} among the students that ship (there: {', '.join(there) or 'none'}): name another or the path of a "
-        f"file, or {remedy}"
-    )

@@ -18,10 +18,10 @@ from urllib.parse import unquote, urlsplit
 
 from kd_utils.common.errors import UsageError
 from kd_utils.common.npm import ONNXRUNTIME_WEB, fetch_package
-from kd_utils.config import ASSETS
 from kd_utils.models import student
 from kd_utils.models.onnx_graph import graph
 from kd_utils.models.shipped import DEFAULTS, find_student, shipped_names
+from kd_utils.own_files import ASSETS
 
 PAGE = ASSETS / "demo"
 TYPES = {

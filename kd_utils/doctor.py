@@ -18,7 +18,7 @@ from typing import NamedTuple
 from kd_utils import __version__
 from kd_utils.common.errors import UsageError
 from kd_utils.common.packages import OPTIONAL, Requirement, installed_version, missing, parse_requirements
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 PROJECT = "imagesharpening-kd"
 PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that is tested

@@ -25,9 +25,10 @@ from kd_utils.colab import FORM
 from kd_utils.common import files
 from kd_utils.common.echo import Echo
 from kd_utils.common.errors import RunError, UsageError
-from kd_utils.config import ROOT, make
+from kd_utils.config import make
 from kd_utils.notebook_forms import absolute_setting, parameters_of, refuse_twice
 from kd_utils.overrides import did_you_mean
+from kd_utils.own_files import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 

@@ -11,10 +11,11 @@ from helpers.training import config, difference
 from kd_utils import label, train
 from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, TrainError
-from kd_utils.config import make, shipped
+from kd_utils.config import make
 from kd_utils.data import crops
 from kd_utils.models import student, teacher
 from kd_utils.models.student import StudentError
+from kd_utils.own_files import shipped
 from kd_utils.training import initialization
 
 

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from benchmarks import cards, pictures, results, ship, tables, trials
-from kd_utils import config
+from kd_utils import own_files
 from kd_utils.common import files
-from kd_utils.config import ROOT, ConfigError, to_dict
+from kd_utils.config import ConfigError, to_dict
 from kd_utils.evaluation.scores import Scores
 from kd_utils.models import student
+from kd_utils.own_files import ROOT
 
 RECIPE = """
 preset = "colab"
@@ -78,7 +79,7 @@ def test_a_recipe_becomes_a_student_with_all_that_made_it_beside_it(shipped, tea
 
 def test_a_recipe_may_end_with_a_blend_of_two_students(shipped, teacher, tmp_path, monkeypatch):
     other = student.save(student.build("8x2"), tmp_path / "weights" / "other.pth")
-    monkeypatch.setattr(config, "ASSETS", tmp_path)
+    monkeypatch.setattr(own_files, "ASSETS", tmp_path)
     recipe = tmp_path / "student_x4_blend.toml"
     recipe.write_text(RECIPE + '\n[blend]\nwith = "other"\nshare = 0.25\n')
     assert ship.read(recipe, "w", []) == ship.read(shipped, "w", []), "a blend is no setting"

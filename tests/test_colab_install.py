@@ -15,7 +15,7 @@ from helpers.notebooks import NOTEBOOKS, read
 
 from kd_utils import colab, doctor
 from kd_utils.common import packages
-from kd_utils.config import REPO_SLUG, ROOT
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 # ---- packages
 

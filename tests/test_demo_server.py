@@ -10,9 +10,9 @@ import pytest
 from kd_utils import demo
 from kd_utils.__main__ import main
 from kd_utils.common.errors import CheckpointError
-from kd_utils.config import ASSETS, shipped
 from kd_utils.models import student
 from kd_utils.models.onnx_graph import graph
+from kd_utils.own_files import ASSETS, shipped
 
 
 def get(server, path: str) -> tuple[http.client.HTTPResponse, bytes]:

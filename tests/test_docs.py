@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import kd_utils.config
-from kd_utils.config import REPO_SLUG, ROOT, Config, make
+from kd_utils.config import Config, make
 from kd_utils.overrides import flatten
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 DOCS = ROOT / "docs"
 GUIDES = [DOCS / f"{name}.md" for name in ("method", "recipes", "performance", "extending", "architecture")]
@@ -88,7 +89,7 @@ def test_links_to_the_repository_name_ours(name):
     text = (ROOT / name).read_text()
     repository = REPO_SLUG.split("/")[1]
     for slug in re.findall(rf"github\.com/([\w.-]+/{repository})\b", text):
-        assert slug == REPO_SLUG, f"{name} links to {slug}: write {REPO_SLUG}, as kd_utils/config.py says"
+        assert slug == REPO_SLUG, f"{name} links to {slug}: write {REPO_SLUG}, as kd_utils/own_files.py says"
 
 
 def test_tree_of_architecture_is_the_packages():

@@ -13,7 +13,7 @@ import torch
 from kd_utils import doctor
 from kd_utils.__main__ import main
 from kd_utils.common import devices, packages
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 
 def empty_python(*args: str) -> subprocess.CompletedProcess:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kd_utils import config, evaluate, prepare
+from kd_utils import config, evaluate, own_files, prepare
 from kd_utils.__main__ import main as cli
 from kd_utils.common import files, tensors
 from kd_utils.data import crops
@@ -397,8 +397,8 @@ def test_the_report_compares_with_where_the_student_began(copy, tmp_path):
 
 def test_the_student_that_ships_has_a_row_where_the_same_teacher_taught_it(copy, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
-    shutil.copy(config.shipped("student_x4_photo_s.pth"), tmp_path / "weights")  # where the preset begins
-    for module in (config, shipped):
+    shutil.copy(own_files.shipped("student_x4_photo_s.pth"), tmp_path / "weights")  # where the preset begins
+    for module in (own_files, shipped):
         monkeypatch.setattr(module, "ASSETS", tmp_path)
     taught = files.sha256(Path(copy.teacher))
     ships = _net(24, 8, 4, seed=7)

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from kd_utils import export
 from kd_utils.__main__ import main
 from kd_utils.common.errors import CheckpointError, ConfigError, ExportError
-from kd_utils.config import shipped
 from kd_utils.models import onnx_graph, student
 from kd_utils.models.ncnn import read_ncnn
 from kd_utils.models.shipped import find_student
+from kd_utils.own_files import shipped
 
 SIZES = [(1, 1), (1, 70), (70, 1), (37, 53), (64, 48)]
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from kd_utils import __version__, doctor
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 OFFICIAL = {"realesrgan", "basicsr"}
 COLAB_HAS_NO = {"papermill", "spandrel", "onnx", "onnxruntime", "pyvips", "pyvips-binary"}

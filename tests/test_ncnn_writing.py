@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from helpers.images import photo_tensor
 
 from kd_utils.common.errors import NcnnError
-from kd_utils.config import shipped
 from kd_utils.models import student
 from kd_utils.models.ncnn import read_ncnn
 from kd_utils.models.ncnn_writer import write_ncnn
+from kd_utils.own_files import shipped
 
 
 @pytest.mark.parametrize("name", ["x4_photo_s", "x4_photo_m", "x4_photo_l"])

@@ -20,9 +20,10 @@ from helpers.notebooks import NOTEBOOKS, read
 from PIL import Image
 
 from kd_utils.__main__ import main
-from kd_utils.config import PRESETS, REPO_SLUG, ROOT
+from kd_utils.config import PRESETS
 from kd_utils.models.shipped import shipped_names
 from kd_utils.notebook_forms import Parameter, form_of
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 WIDE, TALL = 1100, 860  # pixels: the output of a cell on a common screen, and the height of its window
 

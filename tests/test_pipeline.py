@@ -20,9 +20,9 @@ from helpers.sharpening import outputs, run, save
 
 from kd_utils import sharpen
 from kd_utils.common import interrupts
-from kd_utils.config import ROOT
 from kd_utils.imaging import reading, records
 from kd_utils.models import pipeline
+from kd_utils.own_files import ROOT
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from kd_utils.common.tensors import bicubic
-from kd_utils.config import shipped
 from kd_utils.models import growing, pruning, student
 from kd_utils.models.student import StudentError
+from kd_utils.own_files import shipped
 
 
 def distinct(feat, convs):

@@ -23,11 +23,11 @@ from kd_utils import sharpen
 from kd_utils.__main__ import main
 from kd_utils.common.errors import CheckpointError
 from kd_utils.common.tensors import bicubic
-from kd_utils.config import ROOT
 from kd_utils.imaging import colors, reading, writing
 from kd_utils.imaging.metadata import Metadata
 from kd_utils.imaging.reading import Photo
 from kd_utils.models import ncnn_writer, receptive_field, student, tiling
+from kd_utils.own_files import ROOT
 
 
 @pytest.fixture(scope="module")

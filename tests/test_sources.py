@@ -19,7 +19,7 @@ from helpers.server import BODY, HTML, sha256
 
 from kd_utils.common.downloads import CHUNK
 from kd_utils.common.sources import SOURCES, Source, SourceError, fetch
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import kd_utils
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 PACKAGE = ROOT / "kd_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DIRECTION = [
     {"common"},
     {"imaging"},
-    {"config", "presets", "overrides", "workdir"},
+    {"own_files", "config", "presets", "overrides", "workdir"},
     {"models"},
     {"provenance"},
     {"evaluation"},

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kd_utils import config
+from kd_utils import own_files
 from kd_utils.common import sources
 from kd_utils.common.errors import CheckpointError, ConfigError
 from kd_utils.models import growing, student
@@ -173,8 +173,8 @@ def test_wrong_size_and_scale():
 
 
 def test_shipped_names_the_remedy():
-    with pytest.raises(config.ConfigError, match="no student_x9.pth .*student_x4_photo_m.pth.*git checkout"):
-        config.shipped("student_x9.pth")
+    with pytest.raises(ConfigError, match="no student_x9.pth .*student_x4_photo_m.pth.*git checkout"):
+        own_files.shipped("student_x9.pth")
 
 
 def test_a_flipped_bit_in_the_weights_is_named_and_old_files_still_load(tmp_path):

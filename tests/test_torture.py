@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 
 @pytest.mark.slow

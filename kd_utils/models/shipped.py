@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from kd_utils.common.errors import ConfigError
-from kd_utils.config import ASSETS, shipped
 from kd_utils.models import student
 from kd_utils.overrides import did_you_mean
+from kd_utils.own_files import ASSETS, shipped
 
 FAMILIES = (
     "photo",

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from kd_utils.common import files, sources
 from kd_utils.common.errors import CheckpointError, SourceError, StudentError, TeacherError
 from kd_utils.common.tensors import bicubic, read_checkpoint, read_safetensors
-from kd_utils.config import STAND_INS, TEACHERS, Config, shipped
+from kd_utils.config import STAND_INS, TEACHERS, Config
 from kd_utils.models import student
 from kd_utils.models.ncnn import read_ncnn
 from kd_utils.models.student import Student
+from kd_utils.own_files import shipped
 from kd_utils.workdir import Workdir
 
 

@@ -11,12 +11,13 @@ import torch
 from kd_utils.common import devices
 from kd_utils.common.errors import StudentError, TrainError
 from kd_utils.common.tensors import to_tensor
-from kd_utils.config import STAND_INS, Config, shipped
+from kd_utils.config import STAND_INS, Config
 from kd_utils.data.crops import BatchPlan, CropIndex, Crops
 from kd_utils.models import growing, pruning, student
 from kd_utils.models import shipped as shipped_students
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef, load_teacher
+from kd_utils.own_files import shipped
 
 ENOUGH = 32  # LR pixels for each channel of the teacher: a cut that is fitted on fewer is worse than a random start
 FITTED = 1 << 17  # LR pixels that a student is cut out of its teacher on: 32 crops of 64x64, and 1 GB of activations

@@ -9,12 +9,13 @@ from typing import Any
 from kd_utils import provenance
 from kd_utils.common import files
 from kd_utils.common.errors import ConfigError, EvaluateError, KDError
-from kd_utils.config import ASSETS, Config, make
+from kd_utils.config import Config, make
 from kd_utils.data.crops import CropIndex
 from kd_utils.evaluation.scores import SHIPPED, START
 from kd_utils.models import shipped, student
 from kd_utils.models.student import Student
 from kd_utils.models.teacher import TeacherRef
+from kd_utils.own_files import ASSETS
 from kd_utils.training import folders
 from kd_utils.training.initialization import resolve_init
 from kd_utils.workdir import BASELINE, STUDENT, STUDENT_FILE, Workdir

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import pipeline
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 from kd_utils.run_notebooks import numbered
 
 FRONT_DOOR = ROOT / "notebooks" / f"{pipeline.FRONT_DOOR}.ipynb"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 from kd_utils.run_notebooks import numbered
 
 TINY = (

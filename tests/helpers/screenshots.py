@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kd_utils.config import ROOT
+from kd_utils.own_files import ROOT
 
 FOLDER = ROOT / "screenshots"
 TALLEST = 12_000  # CSS pixels of one screenshot of a notebook

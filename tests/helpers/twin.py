@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from helpers.notebooks import filled_in
-from kd_utils.config import REPO_SLUG, ROOT
+from kd_utils.own_files import REPO_SLUG, ROOT
 
 PLACE = ROOT / ".venv-colab"
 PIP = ["-m", "pip", "--disable-pip-version-check", "-q"]

@@ -6,8 +6,8 @@ import pytest
 from helpers import pipeline, twin
 from helpers.notebooks import NOTEBOOKS
 
-from kd_utils.config import REPO_SLUG
 from kd_utils.notebook_forms import form_of
+from kd_utils.own_files import REPO_SLUG
 
 ADDED = {"onnx", "onnxruntime", "papermill", "pyvips", "pyvips-binary", "spandrel"}  # what Colab lacks
 ON_A_BARE_MACHINE = ("01_data", "ImageSharpeningKD")  # the others find what these two have installed
