@@ -20,7 +20,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 from kd_utils import run_notebooks  # noqa: E402
 from kd_utils.common import files  # noqa: E402
-from kd_utils.config import ROOT  # noqa: E402
+from kd_utils.own_files import ROOT  # noqa: E402
 
 FRONT_DOOR = "ImageSharpeningKD"
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import pipeline
+from helpers.evaluated import changed, work_folder
 from helpers.server import Handler, Site
 from helpers.training import TINY, config
 from torch import Tensor
 
-from kd_utils import colab, demo, label, prepare, train
+from kd_utils import colab, demo, evaluate, label, prepare, train
 from kd_utils.__main__ import main
 from kd_utils.common import downloads
 from kd_utils.common.errors import SourceError
@@ -151,6 +152,20 @@ def trained(labelled, tmp_path_factory):
     cfg = config(labelled, tmp_path_factory.mktemp("trained"))
     seen = []
     return cfg, train.train(cfg, watch=seen.append), seen
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory):
+    """A tiny work folder that step 4 has evaluated, and what the step returned."""
+    cfg = work_folder(tmp_path_factory.mktemp("evaluate"))
+    return cfg, evaluate.evaluate(cfg)
+
+
+@pytest.fixture
+def evaluated_copy(evaluated, tmp_path):
+    """The settings of a copy of it, to be changed."""
+    shutil.copytree(evaluated[0].path(), tmp_path / "work")
+    return changed(evaluated[0], workdir=str(tmp_path / "work"))
 
 
 @pytest.fixture(scope="module")
