@@ -8,12 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from helpers.images import picture
 from helpers.raw_files import saved, waves
 from helpers.sharpening import run, save, small_jpeg
 
 from kd_utils.__main__ import main
 from kd_utils.imaging import reading
+from kd_utils.models import student
 
 
 def test_what_is_done_is_skipped_and_overwrite_redoes_it(tmp_path, models, capsys):
@@ -33,11 +35,14 @@ def test_what_is_done_is_skipped_and_overwrite_redoes_it(tmp_path, models, capsy
 
 def test_another_strength_or_model_is_made_anew(tmp_path, models, capsys):
     a, out = small_jpeg(tmp_path / "a.jpg"), tmp_path / "out"
+    torch.manual_seed(9)
+    other = str(student.save(student.build("8x2"), tmp_path / "other.pth"))
     said = []
-    for options in (["1"], ["1"], ["0.5"], ["0.5"], ["1"]):
-        assert main(["sharpen", str(a), str(out), "--model", models[4], "--strength", *options]) == 0
-        said.append(capsys.readouterr().out.split(" (")[0])
-    assert said == ["1 sharpened", "0 sharpened", "1 sharpened", "0 sharpened", "1 sharpened"]
+    for model, strength in ((models[4], "1"), (models[4], "0.5"), (other, "0.5")):
+        for _ in range(2):
+            assert main(["sharpen", str(a), str(out), "--model", model, "--strength", strength]) == 0
+            said.append(capsys.readouterr().out.split(" (")[0])
+    assert said == ["1 sharpened", "0 sharpened"] * 3
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])
