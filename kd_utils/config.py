@@ -109,6 +109,8 @@ class LossConfig:
     screen: float = setting(0.0, at_least(0))
     # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR
     adversarial: float = setting(0.0, at_least(0))
+    # part of the steps that are done before it begins: it makes crisp what L1 has taught where to look
+    adversarial_start: float = setting(0.0, at_least(0), at_most(1))
     adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
     adversarial_crop: int = setting(96, above(0))  # side of the squares that it sees, in HR pixels
     # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)

@@ -37,7 +37,7 @@ from kd_utils.training import checkpoints, distributed, drive, folders
 from kd_utils.training.adversarial import Critic
 from kd_utils.training.batches import batches, to_device
 from kd_utils.training.initialization import initial_student, resolve_init, training_seed
-from kd_utils.training.losses import baseline_config, distillation_loss
+from kd_utils.training.losses import adversarial_has_begun, baseline_config, distillation_loss
 from kd_utils.training.optimizers import learning_rate
 from kd_utils.training.run import Run, Watch, after, back_up, hold_alone, save_checkpoint, save_student, sweep
 from kd_utils.training.state import LossMeter, TrainState, update_ema
@@ -177,8 +177,9 @@ def train_step(run: Run, state: TrainState, model: nn.Module, batch: Batch, vgg:
     with run.runtime.autocast():
         pred = model(batch.lr)  # (N, 3, H, W)
         loss = distillation_loss(run.part, pred, batch, vgg, step)
-        if state.critic:
-            loss = loss + run.cfg.loss.adversarial * state.critic.student_loss(batch, pred)
+        critic = state.critic if adversarial_has_begun(run.part, step) else None
+        if critic:
+            loss = loss + run.cfg.loss.adversarial * critic.student_loss(batch, pred)
 
     # backward
     optimizer.zero_grad(set_to_none=True)
@@ -192,8 +193,8 @@ def train_step(run: Run, state: TrainState, model: nn.Module, batch: Batch, vgg:
     scaler.update()
     decay = min(settings.ema, (1 + state.step) / (10 + state.step))
     update_ema(state.ema, state.net, decay)
-    if state.critic:
-        state.critic.train_step(batch, pred.detach())
+    if critic:
+        critic.train_step(batch, pred.detach())
     state.step += 1
     return loss.detach()
 

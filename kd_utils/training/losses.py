@@ -59,6 +59,11 @@ def original_weight(cfg: Config, step: int) -> float:
     return cfg.loss.gt + (cfg.loss.gt_end - cfg.loss.gt) * done
 
 
+def adversarial_has_begun(cfg: Config, step: int) -> bool:
+    """Whether the adversarial term counts at a step: from `loss.adversarial_start` of the steps on."""
+    return step >= cfg.loss.adversarial_start * cfg.train.steps
+
+
 def baseline_config(cfg: Config) -> Config:
     """The settings of the baseline: the same network, data, steps and beginning, with L1 to the original alone.
 
