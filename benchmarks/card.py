@@ -23,7 +23,16 @@ TERMS = {
     "perceptual_gt": "VGG19 to the original",
     "adversarial": "adversarial",
 }
-NO_TERMS = {"gt_end", "adversarial_start", "adversarial_lr", "adversarial_crop", "charbonnier", "crop", "fraction", "margin"}
+NO_TERMS = {
+    "gt_end",
+    "adversarial_start",
+    "adversarial_lr",
+    "adversarial_crop",
+    "charbonnier",
+    "crop",
+    "fraction",
+    "margin",
+}
 
 
 @dataclass(frozen=True)

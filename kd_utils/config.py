@@ -112,7 +112,8 @@ class LossConfig:
     # part of the steps that are done before it begins: it makes crisp what L1 has taught where to look
     adversarial_start: float = setting(0.0, at_least(0), at_most(1))
     adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
-    adversarial_crop: int = setting(96, above(0))  # side of the squares that it sees, in HR pixels
+    # side of the squares that it sees, in HR pixels; where the crops are smaller, it sees them whole
+    adversarial_crop: int = setting(96, at_least(32))
     # "imagenet" (downloaded), a path to VGG19 weights, or "random" (fixed, offline)
     vgg: str = setting("imagenet", is_path)
     crop: int = setting(64, above(0))  # side of the sub-crops that the perceptual loss sees, in HR pixels
@@ -284,10 +285,6 @@ def _check_loss_crops(cfg: Config) -> None:
         raise ConfigError(f"loss.margin={margin} leaves nothing of data.crop={crop} (margin counts 4 pixels each)")
     if cfg.loss.uses_vgg and not 16 <= cfg.loss.crop <= seen:
         raise ConfigError(f"loss.crop={cfg.loss.crop} must lie between 16 and data.crop less its margins, {seen}")
-    if cfg.loss.adversarial and not 32 <= cfg.loss.adversarial_crop <= crop:
-        raise ConfigError(
-            f"loss.adversarial_crop={cfg.loss.adversarial_crop} must lie between 32 and data.crop, {crop}"
-        )
 
 
 def _check_loss_weights(loss: LossConfig) -> None:

@@ -15,10 +15,7 @@ from kd_utils.models import student
 from kd_utils.training import checkpoints
 from kd_utils.training.adversarial import Critic
 
-ON = (
-    "loss.adversarial=0.1 loss.adversarial_crop=32 loss.perceptual=0 "
-    "student.size=8x2 student.expand=0 train.baseline=no"
-)
+ON = "loss.adversarial=0.1 loss.perceptual=0 student.size=8x2 student.expand=0 train.baseline=no"
 
 
 def test_it_learns_to_tell_soft_pictures_from_labels():

@@ -60,7 +60,7 @@ class Critic:
             self.net = self.net.to(memory_format=torch.channels_last)  # pyright: ignore (torch 2.11 lacks this overload)
 
         self.optimizer = torch.optim.Adam(self.net.parameters(), cfg.loss.adversarial_lr, betas=(0.5, 0.99))
-        self.side = cfg.loss.adversarial_crop
+        self.side = min(cfg.loss.adversarial_crop, cfg.data.crop)
         self.scale = cfg.scale
         self.runtime = runtime
 
