@@ -23,16 +23,8 @@ TERMS = {
     "perceptual_gt": "VGG19 to the original",
     "adversarial": "adversarial",
 }
-NO_TERMS = {
-    "gt_end",
-    "adversarial_start",
-    "adversarial_lr",
-    "adversarial_crop",
-    "charbonnier",
-    "crop",
-    "fraction",
-    "margin",
-}
+# what is no weight of a term
+NO_TERMS = {"gt_end", "crisp_start", "adversarial_lr", "adversarial_crop", "charbonnier", "crop", "fraction", "margin"}
 
 
 @dataclass(frozen=True)

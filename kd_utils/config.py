@@ -109,8 +109,8 @@ class LossConfig:
     screen: float = setting(0.0, at_least(0))
     # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR
     adversarial: float = setting(0.0, at_least(0))
-    # part of the steps that are done before it begins: it makes crisp what L1 has taught where to look
-    adversarial_start: float = setting(0.0, at_least(0), at_most(1))
+    # part of the steps that are done before the terms for crispness begin: VGG19, grid and adversarial
+    crisp_start: float = setting(0.0, at_least(0), at_most(1))
     adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
     # side of the squares that it sees, in HR pixels; where the crops are smaller, it sees them whole
     adversarial_crop: int = setting(96, at_least(32))

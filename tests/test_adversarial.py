@@ -45,8 +45,8 @@ def test_it_begins_where_it_is_asked_to(labelled, tmp_path):
         return train.train(cfg).student, tmp_path / name / "train" / "student"
 
     off, off_folder = trained("off", "loss.adversarial=0")
-    late, late_folder = trained("late", "loss.adversarial_start=0.5")
-    never, _ = trained("never", "loss.adversarial_start=1")
+    late, late_folder = trained("late", "loss.crisp_start=0.5")
+    never, _ = trained("never", "loss.crisp_start=1")
     assert difference(off, never) == 0 and difference(off, late) > 0
 
     # up to the half of the 12 steps it is the training without it
@@ -56,8 +56,8 @@ def test_it_begins_where_it_is_asked_to(labelled, tmp_path):
         halves[name] = torch.load(path, weights_only=True)
     net = [halves[name]["net"] for name in ("off", "late")]
     assert all(torch.equal(net[0][key], net[1][key]) for key in net[0])
-    with pytest.raises(ConfigError, match="adversarial_start"):
-        make("quick", "loss.adversarial_start=1.5")
+    with pytest.raises(ConfigError, match="crisp_start"):
+        make("quick", "loss.crisp_start=1.5")
 
 
 def test_a_stopped_training_goes_on_exactly(labelled, tmp_path):

@@ -39,6 +39,8 @@ def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures 
         loss = loss + weights.fft * fft_l1(pred, label)
     if weights.gradient:
         loss = loss + weights.gradient * gradient_l1(pred, label)
+    if not crisp_terms_have_begun(cfg, step):
+        return loss
     if weights.screen:
         loss = loss + weights.screen * screen_l1(pred, label)
 
@@ -59,9 +61,12 @@ def original_weight(cfg: Config, step: int) -> float:
     return cfg.loss.gt + (cfg.loss.gt_end - cfg.loss.gt) * done
 
 
-def adversarial_has_begun(cfg: Config, step: int) -> bool:
-    """Whether the adversarial term counts at a step: from `loss.adversarial_start` of the steps on."""
-    return step >= cfg.loss.adversarial_start * cfg.train.steps
+def crisp_terms_have_begun(cfg: Config, step: int) -> bool:
+    """Whether the terms for crispness count at a step: from `loss.crisp_start` of the steps on.
+
+    They are VGG19's, the grid's and the adversarial one. A young student learns faster without them.
+    """
+    return step >= cfg.loss.crisp_start * cfg.train.steps
 
 
 def baseline_config(cfg: Config) -> Config:
