@@ -37,7 +37,7 @@ from kd_utils.training import checkpoints, distributed, drive, folders
 from kd_utils.training.adversarial import Critic
 from kd_utils.training.batches import batches, to_device
 from kd_utils.training.initialization import initial_student, resolve_init, training_seed
-from kd_utils.training.losses import crisp_terms_have_begun, baseline_config, distillation_loss
+from kd_utils.training.losses import baseline_config, crisp_terms_have_begun, distillation_loss
 from kd_utils.training.optimizers import learning_rate
 from kd_utils.training.run import Run, Watch, after, back_up, hold_alone, save_checkpoint, save_student, sweep
 from kd_utils.training.state import LossMeter, TrainState, update_ema
