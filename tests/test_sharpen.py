@@ -177,7 +177,13 @@ def test_the_student_that_ships_needs_no_options(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "scale", "file"),
-    [("", 4, "x4_photo_m"), ("anime-s", 4, "x4_anime_s"), ("l", 2, "x4_photo_l"), ("", 1, "x1_photo_s")],
+    [
+        ("", 4, "x4_photo_m"),
+        ("anime-s", 4, "x4_anime_s"),
+        ("l", 2, "x4_photo_l"),
+        ("s", 2, "x2_photo_s"),
+        ("", 1, "x1_photo_s"),
+    ],
 )
 def test_the_students_that_ship_go_by_their_names(model, scale, file):
     tool = sharpen.load(model, scale, "cpu")
