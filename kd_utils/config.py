@@ -109,7 +109,8 @@ class LossConfig:
     screen: float = setting(0.0, at_least(0))
     # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR
     adversarial: float = setting(0.0, at_least(0))
-    # part of the steps that are done before the terms for crispness begin: VGG19, grid and adversarial
+    # part of the steps that are done before the terms for crispness begin: VGG19, grid and adversarial; where
+    # train.steps is raised after they have begun, they stay
     crisp_start: float = setting(0.0, at_least(0), at_most(1))
     adversarial_lr: float = setting(2e-4, above(0))  # learning rate of its discriminator
     # side of the squares that it sees, in HR pixels; where the crops are smaller, it sees them whole
@@ -135,7 +136,8 @@ class LossConfig:
 class TrainConfig:
     steps: int = setting(20_000, above(0))
     batch: int = setting(16, above(0), at_most(65_536))
-    # part of the crops whose input is the label itself made smaller: clean pictures, without a new label
+    # part of the crops whose input is the label itself made smaller: clean pictures, without a new label; good for
+    # x4plus, while students of anime_6B became softer on clean pictures (docs/LOG.md)
     clean_inputs: float = setting(0.0, at_least(0), at_most(1))
     optimizer: str = setting("adam", one_of("adam", "soap"))
     lr: float = setting(1e-3, above(0))
@@ -267,6 +269,11 @@ def _check_scale(cfg: Config) -> None:
     """Some settings are for one scale only."""
     if cfg.label.input_scale != 1 and cfg.scale != 1:
         raise ConfigError(f"label.input_scale={cfg.label.input_scale} is for scale=1 only, not for scale={cfg.scale}")
+    if cfg.train.clean_inputs and cfg.scale == 1:
+        raise ConfigError(
+            f"train.clean_inputs={cfg.train.clean_inputs:g} is for scale=4 and 2: at scale=1 a label made smaller is "
+            "the label itself, and the student would learn to change nothing"
+        )
     if cfg.train.init == "teacher" and cfg.scale != 4:
         raise ConfigError(f"train.init=teacher is for scale=4 only, not for scale={cfg.scale}: leave train.init out")
 
@@ -292,7 +299,9 @@ def _check_loss_weights(loss: LossConfig) -> None:
     if max(loss.teacher, loss.gt, loss.gt_end) <= 0:
         raise ConfigError("loss.teacher and loss.gt are both 0: nothing to learn from; set one above 0")
 
-    always = max(loss.teacher, loss.fft, loss.gradient, loss.screen, loss.perceptual, loss.perceptual_gt)
+    always = max(loss.teacher, loss.fft, loss.gradient)
+    if not loss.crisp_start:
+        always = max(always, loss.screen, loss.perceptual, loss.perceptual_gt)
     if always <= 0 and loss.gt_end >= 0 and min(loss.gt, loss.gt_end) == 0:
         raise ConfigError(
             f"loss.gt={loss.gt:g} to loss.gt_end={loss.gt_end:g} leaves a step nothing to learn from, as the "

@@ -107,9 +107,7 @@ def with_defaults(have: Provenance, want: Provenance) -> Provenance:
 
     A setting that did not exist yet is taken at its default, which is what the older version did.
     """
-    have = dict(have)
-    if have.get("student.size") in SIZES_BEFORE:
-        have["student.size"] = SIZES_BEFORE[have["student.size"]]
+    have = with_shape(have)
     for key, words in FILE_SETTINGS.items():
         # once a file was recorded by the path that was given, without its hash: only its name can be compared
         if have.get(key) and have[key] not in words and f"{key}_sha256" not in have:
@@ -118,6 +116,12 @@ def with_defaults(have: Provenance, want: Provenance) -> Provenance:
         have = {k: v for k, v in have.items() if not k.startswith("loss.vgg")}
     defaults = {k: v for k, v in flatten(Config()).items() if k in want}
     return defaults | have
+
+
+def with_shape(have: Provenance) -> Provenance:
+    """A record of a training with the shape of its network, also where an older version recorded the letter."""
+    size = have.get("student.size")
+    return dict(have) | ({"student.size": SIZES_BEFORE[size]} if size in SIZES_BEFORE else {})
 
 
 def versions() -> dict[str, str]:

@@ -12,8 +12,10 @@ from kd_utils.common.errors import ConfigError
 from kd_utils.config import make
 from kd_utils.data.crops import Batch
 from kd_utils.models import student
-from kd_utils.training import checkpoints
+from kd_utils.training import checkpoints, losses
 from kd_utils.training.adversarial import Critic
+from kd_utils.training.run import Run
+from kd_utils.workdir import STUDENT
 
 ON = "loss.adversarial=0.1 loss.perceptual=0 student.size=8x2 student.expand=0 train.baseline=no"
 
@@ -58,6 +60,26 @@ def test_it_begins_where_it_is_asked_to(labelled, tmp_path):
     assert all(torch.equal(net[0][key], net[1][key]) for key in net[0])
     with pytest.raises(ConfigError, match="crisp_start"):
         make("quick", "loss.crisp_start=1.5")
+
+
+def test_what_has_begun_stays_where_the_steps_are_raised(labelled, tmp_path):
+    cfg = config(labelled, tmp_path, f"{ON} loss.crisp_start=0.5 train.steps=40")
+
+    def begins(*chain):
+        part = Run(cfg, STUDENT, *[None] * 7, chain=chain).part
+        return next(step for step in range(40) if losses.crisp_terms_have_begun(part, step))
+
+    assert begins() == 20
+    assert begins([20, 20]) == 0, "its last ten steps were crisp"
+    assert begins([20, 8]) == 16, "stopped before: half of the 32 that are left"
+    assert begins([20, 8], [30, 28]) == 0
+
+
+def test_a_step_without_a_term_is_refused():
+    with pytest.raises(ConfigError, match="leaves a step nothing to learn from"):
+        make("quick", "loss.teacher=0 loss.gt=0 loss.gt_end=1 loss.screen=1 loss.perceptual=0 loss.crisp_start=0.5")
+    assert make("quick", "loss.teacher=0 loss.gt=0 loss.gt_end=1 loss.screen=1 loss.perceptual=0").loss.screen == 1
+    assert losses.baseline_config(make("quick", "loss.crisp_start=0.5")).loss.crisp_start == 0
 
 
 def test_a_stopped_training_goes_on_exactly(labelled, tmp_path):

@@ -124,6 +124,7 @@ def test_shipped_is_the_student_of_its_size_by_its_teacher(labelled, tmp_path, c
     name, sha256 = "mine", student.load(shipped("student_x4_anime_m.pth")).meta["teacher_sha256"]
     assert resolved("student.size=m") == "student_x4_anime_m.pth", "by its bytes, whatever its name"
     assert resolved("student.size=s scale=1") == "student_x1_photo_s.pth"
+    assert resolved("student.size=s scale=2") == "student_x2_photo_s.pth"
     with pytest.raises(ConfigError, match="no student of size 8x2 and scale 4 ships"):
         resolved("student.size=8x2")
 

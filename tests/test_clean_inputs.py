@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from helpers.training import config
 
 from kd_utils import train
 from kd_utils.common import devices
+from kd_utils.common.errors import ConfigError
 from kd_utils.config import make
 from kd_utils.data.crops import Batch, Crops, read_index, sample_batch
 from kd_utils.models import student
@@ -66,3 +68,5 @@ def test_a_training_sees_them_and_its_baseline_sees_its_own(labelled, tmp_path):
     made = student.load(train.train(cfg).student).meta["provenance"]
     assert made["train.clean_inputs"] == 0.5
     assert make("quick").train.clean_inputs == 0
+    with pytest.raises(ConfigError, match="clean_inputs=0.1 is for scale=4 and 2"):
+        make("quick", "scale=1 train.clean_inputs=0.1")

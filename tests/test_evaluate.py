@@ -120,6 +120,15 @@ def test_a_baseline_that_is_another_student_has_no_row(evaluated_copy):
     assert any("train.steps is 7, not 1200" in note and "Train with" in note for note in result["notes"])
 
 
+def test_a_baseline_whose_record_is_older_keeps_its_row(evaluated_copy):
+    """It recorded the letter of its size, the student records the shape."""
+    path = evaluated_copy.path("student_model.pth")
+    net = student.load(path)
+    student.save(net, path, {"provenance": net.meta["provenance"] | {"student.size": "24x8"}})
+    result = files.read_json(evaluate.evaluate(evaluated_copy).metrics)
+    assert result["models"]["baseline"]["psnr_y"] > 0 and not any("student.size" in note for note in result["notes"])
+
+
 def test_each_student_of_a_work_folder_is_evaluated_and_all_are_compared(evaluated_copy, capsys):
     """The last one trained had its steps raised from 1200; that of 1200 steps lies in a folder of its own."""
     top = evaluated_copy.path("student_model.pth")

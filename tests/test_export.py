@@ -123,11 +123,12 @@ def test_the_teacher_of_a_student_that_ships(tmp_path):
 
 def test_the_students_that_ship_go_by_size_and_scale(tmp_path, capsys):
     asked = ("m", [], "x4_photo_m"), ("anime-l", [], "x4_anime_l"), ("s", ["--scale", "1"], "x1_photo_s")
+    asked += (("photo-s", ["--scale", "2"], "x2_photo_s"),)
     for name, options, ships in asked:
         assert main(["export", name, str(tmp_path / "s.onnx"), *options]) == 0
         want = onnx_graph.graph(student.load(shipped(f"student_{ships}.pth"))).SerializeToString()
         assert (tmp_path / "s.onnx").read_bytes() == want
-    assert main(["export", "m", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no student of scale 2 ships
+    assert main(["export", "m", str(tmp_path / "two.onnx"), "--scale", "2"]) == 1  # no m of scale 2 ships
     assert "student_x4_photo_m.pth is of scale 4, not 2" in capsys.readouterr().err
     assert not (tmp_path / "two.onnx").exists()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from kd_utils import provenance
 from kd_utils.common.names import display_name
 from kd_utils.evaluation.scores import SHIPPED, START, Evaluation, PhotoScores, Scores
 
@@ -199,7 +200,7 @@ def compare(evaluations: dict[str, Evaluation]) -> str:
     for name, e in evaluations.items():
         settings[name] = {}
         if "student" in e.trained:
-            settings[name] = e.trained["student"].settings
+            settings[name] = provenance.with_shape(e.trained["student"].settings)
     differing = _differing(list(settings.values()))
 
     # a column for each score that any of them has

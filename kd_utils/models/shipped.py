@@ -52,7 +52,7 @@ def _file_name(name: str, scale: int) -> str:
 def shipped_names(scale: int = 4) -> list[str]:
     """The names that `find_student` knows at a scale, by the files that are there: photo-s, photo-m and so on.
 
-    At scale 2 they are those of scale 4, which serve there.
+    At scale 2 they are those of scale 4, which serve there; photo-s has a file of its own.
     """
     prefix = f"student_x{1 if scale == 1 else 4}_"
     names = []

@@ -39,14 +39,13 @@ def distillation_loss(cfg: Config, pred: Tensor, batch: Batch, vgg: VGGFeatures 
         loss = loss + weights.fft * fft_l1(pred, label)
     if weights.gradient:
         loss = loss + weights.gradient * gradient_l1(pred, label)
-    if not crisp_terms_have_begun(cfg, step):
-        return loss
-    if weights.screen:
+    is_crisp = crisp_terms_have_begun(cfg, step)
+    if is_crisp and weights.screen:
         loss = loss + weights.screen * screen_l1(pred, label)
 
     # the perceptual terms look at a part of the batch, so that they cost no more than the student's own step
     for weight, target in ((weights.perceptual, label), (weights.perceptual_gt, original)):
-        if weight:
+        if is_crisp and weight:
             assert vgg is not None
             seen = sub_crops(pred, target, weights.crop, weights.fraction, batch.positions)
             loss = loss + weight * perceptual(*seen, vgg)
@@ -75,7 +74,7 @@ def baseline_config(cfg: Config) -> Config:
     Where the student begins as its teacher, cut down, the baseline begins with random weights.
     """
     loss = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
-    loss = replace(loss, gradient=0.0, screen=0.0, adversarial=0.0)
+    loss = replace(loss, gradient=0.0, screen=0.0, adversarial=0.0, crisp_start=0.0)
     init = "" if cfg.train.init == "teacher" else cfg.train.init
     return replace(cfg, loss=loss, train=replace(cfg.train, init=init))
 

@@ -61,7 +61,19 @@ class Run:
             return self.cfg
         steps = self.cfg.train.steps - self.begin
         warmup = min(self.cfg.train.warmup, steps // WARMUP_PART)
-        return replace(self.cfg, train=replace(self.cfg.train, steps=steps, warmup=warmup))
+        part = replace(self.cfg, train=replace(self.cfg.train, steps=steps, warmup=warmup))
+        if self._has_become_crisp():
+            part = replace(part, loss=replace(part.loss, crisp_start=0.0))
+        return part
+
+    def _has_become_crisp(self) -> bool:
+        """Whether a part that is done came to the terms for crispness, which then stay."""
+        begin = 0
+        for asked, reached in self.chain:
+            if reached > begin + self.cfg.loss.crisp_start * (asked - begin):
+                return True
+            begin = reached
+        return False
 
     @property
     def title(self) -> str:

@@ -203,7 +203,7 @@ def _load_student(cfg: Config, path: Path, ref: TeacherRef, index: CropIndex, no
 
 def settings_of(net: Student) -> dict[str, Any]:
     """What a student's file says of its training: dotted keys; empty where it says nothing."""
-    return net.meta.get("provenance") or {}
+    return provenance.with_shape(net.meta.get("provenance") or {})
 
 
 def _note_beginning(net: Student, notes: list[str]) -> None:
