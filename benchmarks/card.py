@@ -109,8 +109,9 @@ class Card:
     def crops(self) -> str:
         last = self.parts[-1]
         counts = in_order([f"{part['data.crops_per_photo']}" for part in self.parts])
+        profiles = in_order([f"`{part['degrade.profile']}`" for part in self.parts])
         side = last["data.crop"]
-        return f"{counts} of each photo, {side}x{side}, profile `{last['degrade.profile']}`, seed {last['seed']}"
+        return f"{counts} of each photo, {side}x{side}, profile {profiles}, seed {last['seed']}"
 
     @property
     def loss(self) -> str:
@@ -121,7 +122,7 @@ class Card:
         parts = self.parts
         init = parts[0]["train.init"]
         starts = {"": "random weights", "teacher": "the teacher, cut down"}
-        steps = ", then ".join(f"{part['train.steps']:,} steps of {part['train.batch']}" for part in parts)
+        steps = ", then ".join(_steps(part) for part in parts)
         crops = sum(part["train.steps"] * part["train.batch"] for part in parts)
 
         last = parts[-1]
@@ -132,8 +133,20 @@ class Card:
         text += f"EMA {last['train.ema']:g}, {last['train.dtype']}"
         if self.words.training:
             text += f"; {self.words.training}"
-        if blend := self.facts.get("blend"):
-            text += f"; then the mean of the weights with {blend['share']:.0%} of {blend['with']}"
+        if self.facts.get("blend"):
+            text += f"; then {self._mean(self.facts['blend'])}"
+        return text
+
+    def _mean(self, blend: dict[str, Any]) -> str:
+        """The student that this one is blended with, and how that was made."""
+        text = f"the mean of the weights with {blend['share']:.0%} of {blend['with']}"
+        path = self.file.parent / f"{blend['with']}.json"
+        if path.is_file():
+            other = files.read_json(path, dict)
+            text += f" (its last part: {_steps(other['settings'])}"
+            if other.get("blend"):
+                text += f", then the mean with {other['blend']['share']:.0%} of {other['blend']['with']}"
+            text += ")"
         return text
 
     @property
@@ -144,6 +157,13 @@ class Card:
         if last.get("psnr_y_teacher") is not None:
             text = f"{last['psnr_y_teacher']:.2f} dB PSNR-Y to the teacher, {last['psnr_y']:.2f} to the original"
         return f"{text}, on {crops} crops of {len(self.facts['photos']['valid'])} photos"
+
+
+def _steps(part: dict[str, Any]) -> str:
+    text = f"{part['train.steps']:,} steps of {part['train.batch']}"
+    if share := part.get("train.clean_inputs"):
+        text += f", {share:.0%} of the inputs clean"
+    return text
 
 
 def card_file(weights: Path) -> Path:

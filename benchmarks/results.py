@@ -73,8 +73,10 @@ def profile(name: str, scale: int) -> Callable[[np.ndarray, int], np.ndarray]:
     return lambda hr, seed: degrade(hr[None], [seed], scale, name)[0]
 
 
+PROFILES = ("bicubic", "light", "two_order")
 DEGRADATIONS = {
-    4: {name: profile(name, 4) for name in ("bicubic", "light", "two_order")},
+    4: {name: profile(name, 4) for name in PROFILES},
+    2: {name: profile(name, 2) for name in PROFILES},
     1: {"light": profile("light", 1)} | {f"blur {s:g}": blurred(s) for s in (1.0, 1.5, 2.5)},
 }
 
@@ -212,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     sets = {"valid": args.valid} if args.readme else {"valid": args.valid, "Set5": args.set5}
     degradations = ["light"] if args.readme else list(DEGRADATIONS[4])
 
-    four, timed = {}, {"bicubic": bicubic_x4()}
+    four, timed = {}, {"bicubic": bicubic_by(4)}
     for name in args.teacher:
         models = models_x4(name, args.peer)
         four[models[-1].name] = measure(args, sets, degradations, 4, models, models[-1], judges)
@@ -225,6 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.readme:
         return
 
+    x2 = models_x2()
+    two = measure(args, sets, list(DEGRADATIONS[2]), 2, x2, x2[-1], judges)
     x1 = [
         Model("the input", "input-x1", lambda x: x, None),
         load("student x1 photo-s", WEIGHTS / "student_x1_photo_s.pth"),
@@ -232,19 +236,39 @@ def main(argv: list[str] | None = None) -> None:
     one = measure(args, sets, list(DEGRADATIONS[1]), 1, x1, None, judges)
     cost = costs(one_of_a_size(list(timed.values())), 4, args.time_side, args.turns)
 
-    text = tables.document(args.side, four, one, cost, keys)
+    text = tables.document(args.side, four | {x2[-1].name: two}, one, cost, keys)
     print(text)
     if not args.dry:
         files.write_bytes(ROOT / "docs" / "RESULTS.md", text.encode())
 
 
-def bicubic_x4() -> Model:
-    return Model("bicubic", "bicubic-x4", lambda x: bicubic(x, (4 * x.shape[2], 4 * x.shape[3])), None)
+def bicubic_by(scale: int) -> Model:
+    """Plain enlargement."""
+    return Model("bicubic", f"bicubic-x{scale}", lambda x: bicubic(x, (scale * x.shape[2], scale * x.shape[3])), None)
+
+
+def resized_down(name: str, key: str, net: torch.nn.Module) -> Model:
+    """A x4 network at scale 2, as `sharpen --scale 2` takes it."""
+
+    def run(x: Tensor) -> Tensor:
+        return bicubic(tiling.run(net, x), (2 * x.shape[2], 2 * x.shape[3])).clamp(0, 1)
+
+    return Model(f"{name}, resized down", key, run, None)
+
+
+def models_x2() -> list[Model]:
+    """Bicubic, the student of scale 2, two of scale 4 resized down, and last x4plus resized down, which taught them."""
+    models = [bicubic_by(2), load("student x2 photo-s", WEIGHTS / "student_x2_photo_s.pth")]
+    for name in ("photo-s", "photo-m"):
+        path = shipped.find_student(name, 4)
+        models.append(resized_down(f"student {name}", "x2" + files.sha256(path), student.load(path)))
+    ref = teacher.find_teacher("x4plus")
+    return [*models, resized_down("x4plus", "t2" + ref.sha256, teacher.load_teacher(ref).net)]
 
 
 def models_x4(teacher_name: str, peer_name: str) -> list[Model]:
     """Bicubic, those of our students that this teacher taught, one without a teacher, the peer, the teacher last."""
-    models = [bicubic_x4()]
+    models = [bicubic_by(4)]
     family = FAMILIES.get(teacher_name)
     for name in shipped.shipped_names(4):
         if family in (None, name.split("-")[0]):

@@ -77,12 +77,12 @@ def cost_table(cost: dict[str, dict[str, float]], teachers: list[str]) -> str:
 
 def document(
     side: int,
-    four: dict[str, dict[tuple[str, str], Rows]],
+    taught: dict[str, dict[tuple[str, str], Rows]],
     one: dict[tuple[str, str], Rows],
     cost: dict[str, dict[str, float]],
     keys: list[str],
 ) -> str:
-    """docs/RESULTS.md. `four` holds, by teacher, the rows of each set and degradation; `one` those of scale 1."""
+    """docs/RESULTS.md. `taught` holds, by teacher, the rows of each set and degradation; `one` those of scale 1."""
     versions = provenance.versions()
     parts = [
         "# Results",
@@ -94,10 +94,10 @@ def document(
         f"torch {versions['torch']}, CPU, {torch.get_num_threads()} threads, fp32.",
         "## Cost, x4",
         "Times by turns in one run, medians; trust the ratios. Students of one size cost the same.",
-        cost_table(cost, list(four)),
+        cost_table(cost, [name for name in taught if name in cost]),
     ]
-    for teacher, sets in four.items():
-        parts.append(f"## x4, the teacher is {teacher}")
+    for teacher, sets in taught.items():
+        parts.append(f"## {'x4' if teacher in cost else 'x2'}, the teacher is {teacher}")
         for (title, name), rows in sets.items():
             parts += [f"### {teacher} · {title} · {name} ({photos(rows)} photos)", table(rows, keys)]
             parts.append(f"PSNR-Y to the teacher above bicubic's, dB: {gains(rows, teacher)}.")
