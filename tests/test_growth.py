@@ -35,7 +35,7 @@ def write_crops(work: Workdir, count: int) -> CropIndex:
 
 
 def use(work: Workdir) -> dict[str, float]:
-    """Processor seconds of what steps 1 to 3 do with the index and the shards,."""
+    """Processor seconds of what steps 1 to 3 do with the index and the shards."""
     took: dict[str, float] = {}
 
     def timed(name, job):
@@ -59,7 +59,9 @@ def test_nothing_grows_worse_than_linearly(tmp_path):
         work = Workdir.of(make("quick", workdir=str(tmp_path / str(count))))
         index = write_crops(work, count)
         assert not missing_labels(work, index.shards, {"seed": 0}, quiet=True)
-        took[count] = use(work)
+        # the least of three, as other work on the machine can only add to it
+        runs = [use(work) for _ in range(3)]
+        took[count] = {name: min(run[name] for run in runs) for name in runs[0]}
 
     for name, seconds in took[10_000].items():
         # a quadratic step would take 100 times as long; the 5 ms are for what a small one is measured with
