@@ -120,8 +120,10 @@ def with_defaults(have: Provenance, want: Provenance) -> Provenance:
 
 def with_shape(have: Provenance) -> Provenance:
     """A record of a training with the shape of its network, also where an older version recorded the letter."""
-    size = have.get("student.size")
-    return dict(have) | ({"student.size": SIZES_BEFORE[size]} if size in SIZES_BEFORE else {})
+    have = dict(have)
+    if have.get("student.size") in SIZES_BEFORE:
+        have["student.size"] = SIZES_BEFORE[have["student.size"]]
+    return have
 
 
 def versions() -> dict[str, str]:
