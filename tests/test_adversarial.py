@@ -28,10 +28,16 @@ def test_it_learns_to_tell_soft_pictures_from_labels():
     cfg = make("quick", "loss.adversarial=1 loss.adversarial_crop=32 loss.adversarial_lr=0.001")
     critic = Critic(cfg, 0, devices.resolve_runtime("cpu", "fp32", training=True))
 
-    for _ in range(200):
+    def losses_of(*pictures):
+        return [critic.student_loss(batch, x).item() for x in pictures]
+
+    # how many steps it takes differs from one processor to another: 200 to 300 were seen
+    for _ in range(1000):
         critic.train_step(batch, soft)
-    crisp_loss, soft_loss = critic.student_loss(batch, label).item(), critic.student_loss(batch, soft).item()
-    assert crisp_loss < 0 < soft_loss, "a label scores above 0, which the student is to reach"
+        crisp_loss, soft_loss = losses_of(label, soft)
+        if crisp_loss < -1 and soft_loss > 1:
+            break
+    assert crisp_loss < -1 and soft_loss > 1, "labels score above 1, as the hinge asks, soft pictures below -1"
 
     # the student is told what to change, the discriminator is not changed by it
     before = [p.clone() for p in critic.net.parameters()]
