@@ -73,8 +73,8 @@ class DataConfig:
 
 @dataclass
 class DegradeConfig:
-    # "mixed" is light and two_order, half each
-    profile: str = setting("two_order", one_of("bicubic", "light", "two_order", "mixed"))
+    # "mixed" is light and two_order, half each; "wide" is light, blurred and two_order, a third each
+    profile: str = setting("two_order", one_of("bicubic", "light", "blurred", "two_order", "mixed", "wide"))
 
 
 @dataclass

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.images import photo
 from PIL import Image
 
 from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.data import degradation_steps, degradations, kernels
-from kd_utils.data.degradation_steps import Blur, Jpeg, Noise, Resize
+from kd_utils.data.degradation_steps import Blur, Jpeg, Noise
 
 ANISO = (1.3, 0.6, 0.7)  # sigma_x, sigma_y, theta
 
@@ -25,16 +26,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def photo(h: int, w: int, seed: int = 0) -> np.ndarray:
-    """A natural-looking picture: smooth colour fields with edges and fine grain, (h, w, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    coarse = torch.from_numpy(rng.random((1, 3, 6, 6))).float()
-    smooth = F.interpolate(coarse, size=(h, w), mode="bicubic")[0].permute(1, 2, 0).numpy()
-    y, x = np.mgrid[:h, :w]
-    edges = 0.25 * ((x // 9 + y // 13) % 2)[..., None]
-    return ((smooth * 0.7 + edges + 0.03 * rng.standard_normal((h, w, 3))).clip(0, 1) * 255).astype(np.uint8)
 
 
 def flat(value: float, side: int = 128) -> torch.Tensor:
@@ -109,76 +100,6 @@ def test_blur_keeps_a_flat_picture_and_serves_pictures_smaller_than_the_kernel()
     for kernel in (kernels.gaussian(21, 3.0, 3.0, 0.0), kernels.gaussian(21, *ANISO, 0.6), kernels.sinc(21, 0.8)):
         for side in (1, 3, 40):
             torch.testing.assert_close(degradation_steps.apply(Blur(kernel, ""), flat(0.5, side)), flat(0.5, side))
-
-
-# ---- what a plan draws
-
-
-def test_two_order_has_the_published_probabilities_and_ranges():
-    n, base = 1500, (1000, 1000)
-    seen = {"gaussian": 0, "gray": 0, "sinc1": 0, "iso1": 0, "blur2": 0, "final": 0, "jpeg last": 0}
-    factors: tuple[list[float], list[float]] = ([], [])
-    for seed in range(n):
-        steps = degradations.plan(base, seed, 4, "two_order")
-        first, second = steps[:4], steps[4:]
-        assert [type(s) for s in first] == [
-            Blur,
-            Resize,
-            Noise,
-            Jpeg,
-        ]
-        seen["sinc1"] += first[0].name.startswith("sinc")
-        seen["iso1"] += first[0].name.startswith("round, ")
-        if isinstance(second[0], Blur):
-            seen["blur2"] += 1
-            second = second[1:]
-        assert [type(s) for s in second[:2]] == [Resize, Noise]
-        factors[0].append(first[1].size[0] / 1000)
-        factors[1].append(second[0].size[0] / 250)
-        for noise, sigma, poisson in ((first[2], (1, 30), (0.05, 3)), (second[1], (1, 25), (0.05, 2.5))):
-            low, high = sigma if noise.kind == "gaussian" else poisson
-            assert low <= noise.strength <= high
-            seen["gaussian"] += noise.kind == "gaussian"
-            seen["gray"] += noise.gray
-        last = second[2:]
-        seen["final"] += any(isinstance(s, Blur) for s in last)
-        seen["jpeg last"] += isinstance(last[-1], Jpeg)
-        assert [s.size for s in last if isinstance(s, Resize)] == [(250, 250)]
-        assert all(30 <= s.quality <= 95 for s in steps if isinstance(s, Jpeg))
-    rates = {k: v / n for k, v in seen.items()}
-    wanted = {"gaussian": 1.0, "gray": 0.8, "sinc1": 0.1, "iso1": 0.405, "blur2": 0.8, "final": 0.8, "jpeg last": 0.5}
-    assert rates == pytest.approx(wanted, abs=0.06)
-    for f, low, high, down in ((factors[0], 0.15, 1.5, 0.7), (factors[1], 0.3, 1.2, 0.4)):
-        f = np.array(f)
-        assert low - 0.005 <= f.min() < low + 0.03 and high - 0.03 < f.max() <= high
-        assert (f < 1).mean() == pytest.approx(down, abs=0.05)
-    assert np.mean(np.array(factors[0]) == 1) == pytest.approx(0.1, abs=0.03)
-
-
-def test_scale_1_stays_near_the_size_of_the_photo():
-    for seed in range(200):
-        steps = degradations.plan((200, 200), seed, 1, "two_order")
-        assert all(100 <= s.size[0] <= 300 for s in steps if isinstance(s, Resize))
-
-
-def test_light_is_mild():
-    for scale in degradations.SCALES:
-        for seed in range(100):
-            steps = degradations.plan((64, 64), seed, scale, "light")
-            kinds = [Blur, Resize, Noise, Jpeg] if scale > 1 else [Blur, Noise, Jpeg]
-            assert [type(s) for s in steps] == kinds
-            assert steps[-2].strength <= 5 and 60 <= steps[-1].quality <= 95
-
-
-def test_mixed_is_half_light_and_half_two_order_of_the_same_seed():
-    hr = photo(32, 32)[None]
-    light = 0
-    for seed in range(100):
-        mixed = degradations.degrade(hr, [seed], 4, "mixed")
-        chosen = "light" if len(degradations.plan((32, 32), seed, 4, "mixed")) == 4 else "two_order"
-        light += chosen == "light"
-        np.testing.assert_array_equal(mixed, degradations.degrade(hr, [seed], 4, chosen))
-    assert 35 <= light <= 65
 
 
 # ---- noise and JPEG
@@ -288,13 +209,6 @@ def test_stages_end_in_what_degrade_gives():
             assert [t for t, _ in shown[1:]] == [
                 degradation_steps.title(s) for s in degradations.plan((64, 64), 7, scale, profile)
             ]
-
-
-def test_two_order_is_harder_than_light_and_light_harder_than_bicubic():
-    hr = np.stack([photo(96, 96, i) for i in range(6)])
-    exact = degradations.degrade(hr, range(6), 4, "bicubic").astype(float)
-    error = {p: np.abs(degradations.degrade(hr, range(6), 4, p) - exact).mean() for p in ("light", "two_order")}
-    assert 1 < error["light"] < 0.7 * error["two_order"]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ Profiles, all at scale 4, 2 or 1 (HR side / LR side):
 - ``bicubic``: antialiased bicubic downscale and nothing else; no randomness. At scale 1 that would be the identity, so
   there it is a Gaussian blur of sigma 1 and nothing else.
 - ``light``: isotropic Gaussian blur, antialiased bicubic downscale, mild Gaussian noise, JPEG at 60 to 95.
+- ``blurred``: a photo out of focus, or enlarged before. A strong blur of any kind that two_order has, a resize of any
+  kind, mild noise, JPEG at 60 to 95.
 - ``two_order``: the pipeline of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3) with the ranges of its
   ``options/train_realesrgan_x4plus.yml``; they hold for scale 2 as well (``train_realesrgan_x2plus.yml`` has the same).
   The photo itself goes in, not a sharpened copy of it (the official training sharpens first).
 - ``mixed``: light or two_order, half each, by the crop's seed.
+- ``wide``: light, blurred or two_order, a third each, by the crop's seed.
 
 Nothing is published for scale 1. There the published ranges would ask for a far larger upscaling hidden in the picture
 (0.15 x 0.3 of its size) and noise that no downscale averages out; so at scale 1 the intermediate sizes stay at 0.5 of
@@ -31,11 +34,15 @@ from kd_utils.common.tensors import to_tensor, to_uint8
 from kd_utils.data.degradation_steps import Blur, Jpeg, Noise, Resize, Step, apply, title
 from kd_utils.data.kernels import gaussian, plateau, sinc
 
-PROFILES = ("bicubic", "light", "two_order", "mixed")
+PARTS = {"mixed": ("light", "two_order"), "wide": ("light", "blurred", "two_order")}  # one of them, by the crop's seed
+PROFILES = ("bicubic", "light", "blurred", "two_order", *PARTS)
 SCALES = (4, 2, 1)
 LIGHT_SIGMA = {4: (0.2, 2.4), 2: (0.2, 1.6), 1: (0.5, 2.0)}  # in HR pixels
+BLURRED_SIGMA = {4: (1.5, 5.0), 2: (1.0, 3.0), 1: (1.0, 3.0)}
+BLURRED_NOISE, BLURRED_POISSON = (0.0, 5.0), (0.05, 0.5)
+MILD_JPEG = (60, 95)
 
-# What the two orders share, as published.
+# What all of them share, as published.
 KERNELS = {  # basicsr's names, and what a caption says: isotropic Gaussians are round
     "iso": "round",
     "aniso": "oval",
@@ -54,7 +61,7 @@ JPEG = (30, 95)
 
 @dataclass(frozen=True)
 class Order:
-    """The ranges of one of the two orders of degradation."""
+    """The ranges of one order of degradation."""
 
     sigma: tuple[float, float]  # of the blur, in pixels
     resize_prob: tuple[float, float, float]  # up, down, keep
@@ -87,14 +94,15 @@ def plan(size: tuple[int, int], seed: int, scale: int, profile: str) -> list[Ste
     rng = np.random.default_rng(seed)
 
     # the choice has random numbers of its own, so that the crop is that of the chosen profile with the same seed
-    if profile == "mixed":
-        is_light = np.random.default_rng([seed, 1]).random() < 0.5
-        profile = "light" if is_light else "two_order"
+    if parts := PARTS.get(profile):
+        profile = parts[int(np.random.default_rng([seed, 1]).random() * len(parts))]
 
     if profile == "two_order":
         return _two_order(rng, (h, w), low, scale)
     if profile == "light":
         return _light(rng, low, scale)
+    if profile == "blurred":
+        return _blurred(rng, low, scale)
     if scale == 1:
         return [_round_blur(1.0)]
     return [Resize(low, "antialiased bicubic")]
@@ -105,8 +113,15 @@ def _light(rng: np.random.Generator, low: tuple[int, int], scale: int) -> list[S
     if scale > 1:
         steps.append(Resize(low, "antialiased bicubic"))
     steps.append(Noise("gaussian", rng.uniform(0.0, 5.0), False, _seed(rng)))
-    steps.append(Jpeg(int(rng.integers(60, 96))))
+    steps.append(_random_jpeg(rng, MILD_JPEG))
     return steps
+
+
+def _blurred(rng: np.random.Generator, low: tuple[int, int], scale: int) -> list[Step]:
+    steps: list[Step] = [_random_blur(rng, BLURRED_SIGMA[scale])]
+    if scale > 1:
+        steps.append(Resize(low, str(rng.choice(MODES))))
+    return [*steps, _random_noise(rng, BLURRED_NOISE, BLURRED_POISSON), _random_jpeg(rng, MILD_JPEG)]
 
 
 def _round_blur(sigma: float) -> Blur:
@@ -119,13 +134,13 @@ def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, 
     first, second = TWO_ORDER[scale]
 
     # first order: blur, resize, noise, JPEG
-    steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first)]
+    steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first.noise, first.poisson)]
     steps.append(_random_jpeg(rng))
 
     # second order, up to its noise
     if rng.random() < SECOND_BLUR_PROB:
         steps.append(_random_blur(rng, second.sigma))
-    steps += [_random_resize(rng, second, low), _random_noise(rng, second)]
+    steps += [_random_resize(rng, second, low), _random_noise(rng, second.noise, second.poisson)]
 
     # the resize to the LR size with a sinc filter, and JPEG, in either order
     last: list[Step] = [Resize(low, str(rng.choice(MODES)))]
@@ -175,13 +190,13 @@ def _random_resize(rng: np.random.Generator, order: Order, base: tuple[int, int]
     return Resize(size, str(rng.choice(MODES)))
 
 
-def _random_noise(rng: np.random.Generator, order: Order) -> Noise:
-    kind, strength = ("gaussian", order.noise) if rng.random() < GAUSSIAN_PROB else ("poisson", order.poisson)
+def _random_noise(rng: np.random.Generator, sigma: tuple[float, float], poisson: tuple[float, float]) -> Noise:
+    kind, strength = ("gaussian", sigma) if rng.random() < GAUSSIAN_PROB else ("poisson", poisson)
     return Noise(kind, rng.uniform(*strength), bool(rng.random() < GRAY_PROB), _seed(rng))
 
 
-def _random_jpeg(rng: np.random.Generator) -> Jpeg:
-    return Jpeg(int(rng.integers(JPEG[0], JPEG[1] + 1)))
+def _random_jpeg(rng: np.random.Generator, quality: tuple[int, int] = JPEG) -> Jpeg:
+    return Jpeg(int(rng.integers(quality[0], quality[1] + 1)))
 
 
 def _seed(rng: np.random.Generator) -> int:

@@ -12,8 +12,10 @@ NAMED = 12  # photos that are named one by one
 DEGRADATIONS = {
     "bicubic": "bicubic downscaling only",
     "light": "light: isotropic blur, downscaling, mild noise, JPEG",
+    "blurred": "blurred: strong blur, downscaling, mild noise, JPEG",
     "two_order": "two-order, as Real-ESRGAN's: blur, resize, noise and JPEG, twice, with sinc filters",
     "mixed": "mixed: half light (blur, downscaling, mild noise, JPEG), half two-order as Real-ESRGAN's",
+    "wide": "wide: a third light, a third blurred, a third two-order as Real-ESRGAN's",
 }
 LOSS_TERMS = {
     "teacher": "L1 to the teacher",

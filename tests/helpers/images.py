@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import skimage.data
 import tifffile
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageCms
 from torch import Tensor
 
@@ -25,6 +27,16 @@ def picture(h: int = 23, w: int = 37, c: int = 3, dtype: type = np.uint8) -> np.
     y, x = np.mgrid[0:h, 0:w] / max(h, w)
     waves = [np.sin(5 * x + i) * np.cos(4 * y - i) * 0.4 + 0.5 for i in range(c)]
     return np.rint(np.stack(waves, 2) * np.iinfo(dtype).max).astype(dtype)
+
+
+def photo(h: int, w: int, seed: int = 0) -> np.ndarray:
+    """A natural-looking picture: smooth colour fields with edges and fine grain, (h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.random((1, 3, 6, 6))).float()
+    smooth = F.interpolate(coarse, size=(h, w), mode="bicubic")[0].permute(1, 2, 0).numpy()
+    y, x = np.mgrid[:h, :w]
+    edges = 0.25 * ((x // 9 + y // 13) % 2)[..., None]
+    return ((smooth * 0.7 + edges + 0.03 * rng.standard_normal((h, w, 3))).clip(0, 1) * 255).astype(np.uint8)
 
 
 def photo_tensor(height: int, width: int) -> Tensor:
