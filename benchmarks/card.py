@@ -18,6 +18,7 @@ TERMS = {
     "gt": "L1 to the original",
     "fft": "L1 of spectra to the teacher",
     "gradient": "L1 of neighbouring differences to the teacher",
+    "usm": "sharper labels where it is soft",
     "screen": "no 4x4 grid",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",

@@ -73,7 +73,7 @@ def profile(name: str, scale: int) -> Callable[[np.ndarray, int], np.ndarray]:
     return lambda hr, seed: degrade(hr[None], [seed], scale, name)[0]
 
 
-PROFILES = ("bicubic", "light", "two_order")
+PROFILES = ("bicubic", "light", "blurred", "two_order")
 DEGRADATIONS = {
     4: {name: profile(name, 4) for name in PROFILES},
     2: {name: profile(name, 2) for name in PROFILES},

@@ -105,6 +105,8 @@ class LossConfig:
     perceptual_gt: float = setting(0.0, at_least(0))  # weight of the VGG19 feature loss to the original
     fft: float = setting(0.0, at_least(0))  # weight of L1 between the 2-d spectra
     gradient: float = setting(0.0, at_least(0))  # weight of L1 between differences of neighbouring pixels
+    # labels made sharper where the student is softer (training/sharper_labels.py): crisp edges, for some PSNR; 0: off
+    usm: float = setting(0.0, at_least(0))
     # weight of L1 between the local means of the 4x4 phases: against a printed grid, where the adversarial term is on
     screen: float = setting(0.0, at_least(0))
     # weight of the adversarial term (training/adversarial.py): crisp edges, for some PSNR

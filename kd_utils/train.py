@@ -40,6 +40,7 @@ from kd_utils.training.initialization import initial_student, resolve_init, trai
 from kd_utils.training.losses import baseline_config, crisp_terms_have_begun, distillation_loss
 from kd_utils.training.optimizers import learning_rate
 from kd_utils.training.run import Run, Watch, after, back_up, hold_alone, save_checkpoint, save_student, sweep
+from kd_utils.training.sharper_labels import with_sharper_labels
 from kd_utils.training.state import LossMeter, TrainState, update_ema
 from kd_utils.training.validation import TRAINING_FILES, ValidationEvent, validate
 from kd_utils.workdir import BASELINE, STUDENT, Workdir
@@ -176,6 +177,8 @@ def train_step(run: Run, state: TrainState, model: nn.Module, batch: Batch, vgg:
     batch = to_device(batch, run.runtime)
     with run.runtime.autocast():
         pred = model(batch.lr)  # (N, 3, H, W)
+        if run.part.loss.usm:
+            batch = with_sharper_labels(batch, pred, run.part.loss.usm)
         loss = distillation_loss(run.part, pred, batch, vgg, step)
         critic = state.critic if crisp_terms_have_begun(run.part, step) else None
         if critic:

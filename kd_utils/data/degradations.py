@@ -134,7 +134,11 @@ def _two_order(rng: np.random.Generator, high: tuple[int, int], low: tuple[int, 
     first, second = TWO_ORDER[scale]
 
     # first order: blur, resize, noise, JPEG
-    steps: list[Step] = [_random_blur(rng, first.sigma), _random_resize(rng, first, high), _random_noise(rng, first.noise, first.poisson)]
+    steps: list[Step] = [
+        _random_blur(rng, first.sigma),
+        _random_resize(rng, first, high),
+        _random_noise(rng, first.noise, first.poisson),
+    ]
     steps.append(_random_jpeg(rng))
 
     # second order, up to its noise

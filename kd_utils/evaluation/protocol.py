@@ -22,6 +22,7 @@ LOSS_TERMS = {
     "gt": "L1 to the original",
     "fft": "spectrum",
     "gradient": "differences of neighbouring pixels",
+    "usm": "sharper labels where it is soft",
     "screen": "no 4x4 grid",
     "adversarial": "adversarial",
     "perceptual": "VGG19 to the teacher",

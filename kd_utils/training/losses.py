@@ -74,7 +74,7 @@ def baseline_config(cfg: Config) -> Config:
     Where the student begins as its teacher, cut down, the baseline begins with random weights.
     """
     loss = replace(cfg.loss, teacher=0.0, gt=1.0, gt_end=-1.0, perceptual=0.0, perceptual_gt=0.0, fft=0.0)
-    loss = replace(loss, gradient=0.0, screen=0.0, adversarial=0.0, crisp_start=0.0)
+    loss = replace(loss, gradient=0.0, usm=0.0, screen=0.0, adversarial=0.0, crisp_start=0.0)
     init = "" if cfg.train.init == "teacher" else cfg.train.init
     return replace(cfg, loss=loss, train=replace(cfg.train, init=init))
 
