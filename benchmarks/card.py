@@ -18,14 +18,14 @@ TERMS = {
     "gt": "L1 to the original",
     "fft": "L1 of spectra to the teacher",
     "gradient": "L1 of neighbouring differences to the teacher",
-    "usm": "sharper labels where it is soft",
     "screen": "no 4x4 grid",
     "perceptual": "VGG19 to the teacher",
     "perceptual_gt": "VGG19 to the original",
     "adversarial": "adversarial",
 }
 # what is no weight of a term
-NO_TERMS = {"gt_end", "crisp_start", "adversarial_lr", "adversarial_crop", "charbonnier", "crop", "fraction", "margin"}
+NO_TERMS = {"gt_end", "charbonnier", "usm", "crisp_start", "adversarial_lr", "adversarial_crop"}
+NO_TERMS |= {"crop", "fraction", "margin"}
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,10 @@ def describe_loss(settings: dict[str, Any]) -> str:
         if is_weight and weight:
             what = TERMS.get(name, f"`{key}`")
             terms.append(what if weight == 1 else f"{weight:g} {what}")
-    return " + ".join(terms)
+    text = " + ".join(terms)
+    if usm := settings.get("loss.usm"):
+        text += f", labels made sharper where the student is softer ({usm:g})"
+    return text
 
 
 def in_order(parts: list[str]) -> str:

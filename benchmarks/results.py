@@ -58,7 +58,7 @@ class Case:
     lr: np.ndarray
 
 
-def blurred(sigma: float) -> Callable[[np.ndarray, int], np.ndarray]:
+def gaussian_blur(sigma: float) -> Callable[[np.ndarray, int], np.ndarray]:
     """Scale 1: a Gaussian blur, then noise of sigma 2 and JPEG at 85."""
 
     def make(hr: np.ndarray, seed: int) -> np.ndarray:
@@ -77,7 +77,7 @@ PROFILES = ("bicubic", "light", "blurred", "two_order")
 DEGRADATIONS = {
     4: {name: profile(name, 4) for name in PROFILES},
     2: {name: profile(name, 2) for name in PROFILES},
-    1: {"light": profile("light", 1)} | {f"blur {s:g}": blurred(s) for s in (1.0, 1.5, 2.5)},
+    1: {"light": profile("light", 1)} | {f"blur {s:g}": gaussian_blur(s) for s in (1.0, 1.5, 2.5)},
 }
 
 

@@ -24,6 +24,7 @@ from kd_utils.data.crops import Batch
 
 TERMS = {
     "L1": "",
+    "L1, sharper labels": "loss.usm=1.5",
     "L1, VGG19": "loss.perceptual=0.1",
     "L1, adversarial": "loss.adversarial=0.02",
     "L1, VGG19, adversarial, grid": "loss.perceptual=0.1 loss.adversarial=0.02 loss.screen=1",

@@ -105,7 +105,8 @@ class LossConfig:
     perceptual_gt: float = setting(0.0, at_least(0))  # weight of the VGG19 feature loss to the original
     fft: float = setting(0.0, at_least(0))  # weight of L1 between the 2-d spectra
     gradient: float = setting(0.0, at_least(0))  # weight of L1 between differences of neighbouring pixels
-    # labels made sharper where the student is softer (training/sharper_labels.py): crisp edges, for some PSNR; 0: off
+    # how much sharper labels are made where the student is softer (training/sharper_labels.py), from the first step on:
+    # crisp edges, for some PSNR; 0: not at all
     usm: float = setting(0.0, at_least(0))
     # weight of L1 between the local means of the 4x4 phases: against a printed grid, where the adversarial term is on
     screen: float = setting(0.0, at_least(0))
@@ -308,6 +309,10 @@ def _check_loss_weights(loss: LossConfig) -> None:
         raise ConfigError(
             f"loss.gt={loss.gt:g} to loss.gt_end={loss.gt_end:g} leaves a step nothing to learn from, as the "
             "other terms are 0: set both, or loss.teacher, above 0"
+        )
+    if loss.usm and not loss.has_teacher:
+        raise ConfigError(
+            f"loss.usm={loss.usm:g} sharpens labels, and no term looks at them: set loss.teacher above 0, or loss.usm=0"
         )
 
 

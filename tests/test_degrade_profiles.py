@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from helpers.images import photo
 
+from kd_utils.config import make
 from kd_utils.data import degradations
 from kd_utils.data.degradation_steps import Blur, Jpeg, Noise, Resize
+from kd_utils.evaluation import protocol
+from kd_utils.own_files import ROOT
 
 
 def test_two_order_has_the_published_probabilities_and_ranges():
@@ -64,15 +67,34 @@ def test_light_is_mild():
 
 
 def test_blurred_is_one_order_with_a_strong_blur():
-    for scale, strongest in ((4, 5), (2, 3), (1, 3)):
-        sigmas = []
-        for seed in range(200):
-            steps = degradations.plan((64, 64), seed, scale, "blurred")
-            kinds = [Blur, Resize, Noise, Jpeg] if scale > 1 else [Blur, Noise, Jpeg]
-            assert [type(s) for s in steps] == kinds
+    for scale, weakest, strongest in ((4, 1.5, 5), (2, 1, 3), (1, 1, 3)):
+        plans = [degradations.plan((64, 64), seed, scale, "blurred") for seed in range(300)]
+        kinds = [Blur, Resize, Noise, Jpeg] if scale > 1 else [Blur, Noise, Jpeg]
+        assert all([type(s) for s in steps] == kinds for steps in plans)
+        for steps in plans:
             assert steps[-2].strength <= (5 if steps[-2].kind == "gaussian" else 0.5) and 60 <= steps[-1].quality <= 95
-            sigmas += [float(found[1]) for found in [re.search(r"sigma ([\d.]+)", steps[0].name)] if found]
-        assert strongest / 4 < min(sigmas) and 0.9 * strongest < max(sigmas) <= strongest
+        if scale > 1:
+            assert {steps[1].mode for steps in plans} == {"area", "bilinear", "bicubic"}
+
+        names = [steps[0].name for steps in plans]
+        assert {name.split(",")[0] for name in names} == {"sinc", *degradations.KERNELS.values()}
+        sigmas = [float(found[1]) for found in (re.search(r"sigma ([\d.]+)", name) for name in names) if found]
+        assert weakest <= min(sigmas) < 1.2 * weakest and 0.9 * strongest < max(sigmas) <= strongest
+
+
+def test_blurred_is_softer_than_light():
+    hr = np.stack([photo(128, 128, i) for i in range(40)])
+    soft, light = (degradations.degrade(hr, range(40), 4, p).astype(float) for p in ("blurred", "light"))
+    steep = [np.abs(np.diff(x, axis=2)).mean() for x in (soft, light)]
+    assert steep[0] < 0.8 * steep[1]
+
+
+def test_a_profile_is_known_everywhere():
+    known = set(degradations.PROFILES)
+    assert set(protocol.DEGRADATIONS) == known
+    for name in known:
+        assert make("quick", f"degrade.profile={name}").degrade.profile == name
+        assert f"| `{name}` |" in (ROOT / "docs/method.md").read_text(encoding="utf-8")
 
 
 def test_mixed_is_half_light_and_half_two_order_of_the_same_seed():

@@ -8,17 +8,17 @@ Profiles, all at scale 4, 2 or 1 (HR side / LR side):
 - ``bicubic``: antialiased bicubic downscale and nothing else; no randomness. At scale 1 that would be the identity, so
   there it is a Gaussian blur of sigma 1 and nothing else.
 - ``light``: isotropic Gaussian blur, antialiased bicubic downscale, mild Gaussian noise, JPEG at 60 to 95.
-- ``blurred``: a photo out of focus, or enlarged before. A strong blur of any kind that two_order has, a resize of any
-  kind, mild noise, JPEG at 60 to 95.
+- ``blurred``: a photo out of focus. A strong blur of any kind that two_order has (a tenth are sinc filters, which
+  may blur little), a downscale by any of its modes, mild noise, JPEG at 60 to 95.
 - ``two_order``: the pipeline of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3) with the ranges of its
   ``options/train_realesrgan_x4plus.yml``; they hold for scale 2 as well (``train_realesrgan_x2plus.yml`` has the same).
   The photo itself goes in, not a sharpened copy of it (the official training sharpens first).
 - ``mixed``: light or two_order, half each, by the crop's seed.
 - ``wide``: light, blurred or two_order, a third each, by the crop's seed.
 
-Nothing is published for scale 1. There the published ranges would ask for a far larger upscaling hidden in the picture
-(0.15 x 0.3 of its size) and noise that no downscale averages out; so at scale 1 the intermediate sizes stay at 0.5 of
-the output or above, blurs are light to moderate at the photo's own size, and noise is about half as strong.
+Nothing is published for scale 1. There the ranges of two_order would ask for a far larger upscaling hidden in the
+picture (0.15 x 0.3 of its size) and noise that no downscale averages out; so at scale 1 its intermediate sizes stay at
+0.5 of the output or above, its blurs are light to moderate at the photo's own size, and its noise is half as strong.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BLURRED_SIGMA = {4: (1.5, 5.0), 2: (1.0, 3.0), 1: (1.0, 3.0)}
 BLURRED_NOISE, BLURRED_POISSON = (0.0, 5.0), (0.05, 0.5)
 MILD_JPEG = (60, 95)
 
-# What all of them share, as published.
+# What two_order draws, as published; blurred takes kernels, kinds of noise and modes from it.
 KERNELS = {  # basicsr's names, and what a caption says: isotropic Gaussians are round
     "iso": "round",
     "aniso": "oval",

@@ -22,7 +22,6 @@ LOSS_TERMS = {
     "gt": "L1 to the original",
     "fft": "spectrum",
     "gradient": "differences of neighbouring pixels",
-    "usm": "sharper labels where it is soft",
     "screen": "no 4x4 grid",
     "adversarial": "adversarial",
     "perceptual": "VGG19 to the teacher",
@@ -86,6 +85,8 @@ def _training(e: Evaluation) -> str:
     loss = " + ".join(terms)
     if made.get("loss.perceptual") or made.get("loss.perceptual_gt"):
         loss += f" ({str(made['loss.vgg']).rsplit('/', 1)[-1]} weights)"
+    if usm := made.get("loss.usm"):
+        loss += f"; labels made sharper where the student is softer (loss.usm={usm:g})"
 
     size, steps, batch = (made.get(key) for key in ("student.size", "train.steps", "train.batch"))
     size = student.size_of(str(size))

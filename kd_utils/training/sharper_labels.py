@@ -1,7 +1,7 @@
 """Labels made sharper where the student is softer than they are (`loss.usm`).
 
-Wherever a student is unsure of an edge, it draws it flatter than its teacher does: the mean of all places where the
-edge may lie. Of a label that is too steep, what it draws is about as steep as the teacher's.
+Where a student is unsure of an edge, it draws it flatter than its teacher does: the mean of all places where the edge
+may lie. Taught by a label that is too steep, it draws an edge about as steep as the teacher's.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from torch import Tensor
 from kd_utils.data.crops import Batch
 from kd_utils.imaging.colors import BT601
 
-SIGMA = 3.0  # of the blur, in HR pixels: about what one pixel of the LR picture covers
+SIGMA = 3.0  # of the blur, in HR pixels; at scale 4, 2 to 4 cost less SSIM than 1 for the same sharpness (docs/LOG.md)
 
 
 def with_sharper_labels(batch: Batch, pred: Tensor, amount: float) -> Batch:
-    """The batch with float labels (N, 3, H, W) sharpened by an unsharp mask: y + a (y - y blurred), kept in [0, 1].
+    """The batch with labels l, float (N, 3, H, W), sharpened by an unsharp mask: l + a (l - l blurred), in [0, 1].
 
     A crop's a is `amount` times what its picture in `pred` lacks in sharpness (evaluation/metrics.py): 0 where the
-    student is as crisp as the label. Real-ESRGAN sharpens its originals in training likewise, but all of them equally
-    (Wang et al. 2021, arXiv:2107.10833).
+    student is as crisp as the label, and where noise makes it steeper. Real-ESRGAN sharpens its originals by an unsharp
+    mask as well, but all alike, with a wider blur, and flat areas not at all (Wang et al. 2021, arXiv:2107.10833).
     """
     label = batch.label
     softness = 1 - steepness(pred.detach().to(label)) / steepness(label).clamp(min=1e-6)  # (N,)
     strength = amount * softness.clamp(min=0).view(-1, 1, 1, 1)
 
-    down, across = (_gaussian_rows(n, SIGMA).to(label) for n in label.shape[-2:])
-    blurred = down @ label @ across.T  # on a CPU many times as fast as a convolution
+    with torch.autocast(label.device.type, enabled=False):  # half precision would round the labels
+        down, across = (_gaussian_rows(n, label) for n in label.shape[-2:])
+        blurred = down @ label @ across.T  # two matrix products: on a CPU faster than a convolution
     return replace(batch, label=(label + strength * (label - blurred)).clamp(0, 1))
 
 
@@ -40,8 +41,8 @@ def steepness(x: Tensor) -> Tensor:
     return torch.hypot(down, across).mean((1, 2))
 
 
-def _gaussian_rows(n: int, sigma: float) -> Tensor:
+def _gaussian_rows(n: int, like: Tensor) -> Tensor:
     """(n, n): row i holds the weights of a Gaussian around pixel i, of sum 1 at the border as well."""
-    at = torch.arange(n)
-    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
+    at = torch.arange(n, device=like.device, dtype=like.dtype)
+    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * SIGMA**2))
     return weights / weights.sum(1, keepdim=True)
