@@ -164,6 +164,8 @@ def _steps(part: dict[str, Any]) -> str:
     text = f"{part['train.steps']:,} steps of {part['train.batch']}"
     if share := part.get("train.clean_inputs"):
         text += f", {share:.0%} of the inputs clean"
+    if usm := part.get("loss.usm"):
+        text += f", labels made sharper where the student is softer (loss.usm={usm:g})"
     return text
 
 

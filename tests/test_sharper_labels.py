@@ -1,6 +1,7 @@
 """loss.usm: labels made sharper where the student is softer than they are."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from helpers.images import photo
 from helpers.training import config, difference
 from scipy.ndimage import gaussian_filter
 
+from benchmarks import card
 from kd_utils import train
 from kd_utils.common.errors import ConfigError
 from kd_utils.common.tensors import to_tensor
-from kd_utils.config import make
+from kd_utils.config import make, to_dict
 from kd_utils.data.crops import Batch, Crops, read_index
-from kd_utils.evaluation import metrics
+from kd_utils.evaluation import metrics, protocol
+from kd_utils.evaluation.scores import Evaluation
 from kd_utils.models import student
 from kd_utils.training.losses import baseline_config
 from kd_utils.training.sharper_labels import SIGMA, steepness, with_sharper_labels
@@ -95,3 +98,11 @@ def test_a_student_trained_with_it_is_crisper_and_the_baseline_the_same(labelled
         make("quick", "loss.usm=-1")
     with pytest.raises(ConfigError, match="loss.usm=2 sharpens labels, and no term looks at them"):
         make("quick", "loss.usm=2 loss.teacher=0 loss.gt=1 loss.perceptual=0 loss.fft=0 loss.gradient=0")
+
+
+def test_reports_and_cards_say_it_in_words_and_not_as_a_term():
+    settings = to_dict(make("quick", "loss.usm=1.5"))
+    made = Evaluation.__new__(Evaluation)
+    made.trained = {"student": SimpleNamespace(settings=settings)}
+    for text in (protocol._training(made), card.describe_loss(settings)):
+        assert text.count("sharper where the student is softer") == 1 and "1.5" in text and "1.5 ×" not in text
