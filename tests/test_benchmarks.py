@@ -247,6 +247,7 @@ def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, ca
     out = capsys.readouterr().out
     assert "VGG19 distance is LEFT OUT" in out and "| VGG19 |" not in out
     for heading in (
+        "teacher · valid · blurred (2 photos)",
         "teacher · valid · two_order (2 photos)",
         "teacher · Set5 · light (1 photos)",
         "Same size (scale 1) · valid · blur 1.5",
@@ -256,7 +257,7 @@ def test_results_of_every_model_with_what_is_left_out_said(tmp_path, teacher, ca
     peer = next(line for line in out.splitlines() if line.startswith("| peer |") and "[" in line)
     assert "sharpness over the teacher's" in out and peer.endswith("| 1.00 [1.00, 1.00] |")
     assert "100.00 [100.00, 100.00]" in peer and "1.0000 [1.0000, 1.0000]" in peer
-    assert len(list((tmp_path / "w" / "panels").glob("x4-*.png"))) == 9
+    assert len(list((tmp_path / "w" / "panels").glob("x4-*.png"))) == 3 * len(results.PROFILES)
     first = sorted((tmp_path / "w" / "scores").glob("*.json"))
     made = [p.stat().st_mtime_ns for p in first]
     results.main([c for c in call if c != "--panels"] + ["--workdir", str(tmp_path / "w")])
