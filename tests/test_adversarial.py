@@ -28,13 +28,10 @@ def test_it_learns_to_tell_soft_pictures_from_labels():
     cfg = make("quick", "loss.adversarial=1 loss.adversarial_crop=32 loss.adversarial_lr=0.001")
     critic = Critic(cfg, 0, devices.resolve_runtime("cpu", "fp32", training=True))
 
-    def losses_of(*pictures):
-        return [critic.student_loss(batch, x).item() for x in pictures]
-
     # how many steps it takes differs from one processor to another: 200 to 300 were seen
     for _ in range(1000):
         critic.train_step(batch, soft)
-        crisp_loss, soft_loss = losses_of(label, soft)
+        crisp_loss, soft_loss = (critic.student_loss(batch, x).item() for x in (label, soft))
         if crisp_loss < -1 and soft_loss > 1:
             break
     assert crisp_loss < -1 and soft_loss > 1, "labels score above 1, as the hinge asks, soft pictures below -1"

@@ -105,4 +105,5 @@ def test_reports_and_cards_say_it_in_words_and_not_as_a_term():
     made = Evaluation.__new__(Evaluation)
     made.trained = {"student": SimpleNamespace(settings=settings)}
     for text in (protocol._training(made), card.describe_loss(settings)):
-        assert text.count("sharper where the student is softer") == 1 and "1.5" in text and "1.5 ×" not in text
+        assert text.count("sharper where the student is softer") == 1 and "1.5" in text
+        assert "1.5 ×" not in text and "1.5 `loss.usm`" not in text

@@ -18,7 +18,7 @@ Profiles, all at scale 4, 2 or 1 (HR side / LR side):
 
 Nothing is published for scale 1. There the ranges of two_order would ask for a far larger upscaling hidden in the
 picture (0.15 x 0.3 of its size) and noise that no downscale averages out; so at scale 1 its intermediate sizes stay at
-0.5 of the output or above, its blurs are light to moderate at the photo's own size, and its noise is half as strong.
+0.5 of the output or above, its blurs are light to moderate at the photo's size, and its noise is about half as strong.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from kd_utils.data.crops import Batch
 from kd_utils.imaging.colors import BT601
 
-SIGMA = 3.0  # of the blur, in HR pixels; at scale 4, 2 to 4 cost less SSIM than 1 for the same sharpness (docs/LOG.md)
+SIGMA = 3.0  # of the blur, in HR pixels; at scale 4 a wider one cost less SSIM for the same sharpness (docs/LOG.md)
 
 
 def with_sharper_labels(batch: Batch, pred: Tensor, amount: float) -> Batch:
